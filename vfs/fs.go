@@ -158,8 +158,8 @@ type File interface {
 
 	// WriteAt writes all of p at off, extending the file if need be, or returns
 	// how much was written and why not more. With O_APPEND in the flags of Open
-	// off is ignored and p goes to the end atomically. Clears set-id bits as a
-	// write(2) does unless the caller is known to be privileged.
+	// off is ignored and p goes to the end atomically. It leaves set-id bits
+	// alone: the door knows the caller's privileges and asks by SetKillSUIDGID.
 	WriteAt(ctx context.Context, p []byte, off int64) (int, error)
 
 	// Truncate sets the size through this File.
