@@ -45,7 +45,9 @@ type Store interface {
 	// Put stores the object, replacing one that is there. size is the number of
 	// bytes body gives, or -1 where the caller does not know (then the driver
 	// streams, in parts where it must). A body that ends early or late is
-	// io.ErrUnexpectedEOF or ErrInvalid, and nothing is stored. With
+	// io.ErrUnexpectedEOF or ErrInvalid, an error of body is returned wrapped, and
+	// nothing is stored. Put does not close body, and does not read from it after
+	// it has returned. With
 	// opts.IfAbsent an existing object gives ErrExists; with opts.IfMatch an
 	// object whose ETag differs, or no object, gives ErrPrecondition. A driver
 	// without that ability gives ErrUnsupported (see Capabilities). A nil opts
@@ -68,11 +70,14 @@ type Store interface {
 	Delete(ctx context.Context, keys ...string) error
 
 	// List returns one page of the keys that begin with opts.Prefix, in
-	// ascending byte order.
+	// ascending byte order: all objects that were there when List was called and
+	// stayed.
 	List(ctx context.Context, opts ListOptions) (Page, error)
 
-	// Copy makes dst a copy of src inside the store, with src's metadata unless
-	// opts gives its own, also above the size that one request can copy.
+	// Copy makes dst a copy of src inside the store, also above the size that one
+	// request can copy. dst gets src's content type and metadata unless opts
+	// gives its own (a Metadata that is not nil, though it be empty, replaces
+	// src's). The conditions in opts are about dst. dst must not be src.
 	Copy(ctx context.Context, dst, src string, opts *PutOptions) (Info, error)
 
 	// Capabilities says what the store can do beyond the calls above.
@@ -88,7 +93,8 @@ type Capabilities struct {
 	PutIfAbsent bool
 	// PutIfMatch: PutOptions.IfMatch works.
 	PutIfMatch bool
-	// Metadata: user metadata is kept.
+	// Metadata: content type and user metadata are kept, together 2 KiB at
+	// least. Without it a Put that has some gives ErrUnsupported.
 	Metadata bool
 	// Remote: the store is reached over a network, so that a request costs
 	// milliseconds and parallel requests pay.
@@ -126,7 +132,7 @@ type ListOptions struct {
 	// fields must be as they were for that page.
 	Token string
 	// Limit is the number of keys and prefixes wanted at most; 0: the store's
-	// page size. The page may be shorter even where more follow.
+	// page size. The page may be shorter, even empty, where more follow.
 	Limit int
 }
 

@@ -1,0 +1,53 @@
+#!/bin/sh
+# Installs the servers that tests run against into one directory:
+# $MASSIF_TOOLS, else $XDG_CACHE_HOME/massif-tools, else ~/.cache/massif-tools.
+#
+# Safe to run again: a tool that is there in the wanted version costs nothing.
+# Prints the directory on standard output, everything else on standard error.
+#
+#   scripts/install-tools.sh            all tools
+#   scripts/install-tools.sh versitygw  only those named
+set -eu
+
+dir=${MASSIF_TOOLS:-${XDG_CACHE_HOME:-${HOME:?HOME is not set}/.cache}/massif-tools}
+mkdir -p "$dir"
+dir=$(cd "$dir" && pwd)
+
+# go_tool NAME PACKAGE VERSION: a program built by "go install". The version that
+# was installed is remembered beside the program, in NAME.version. It is built in
+# a directory of its own and moved into place, so that an interrupted run, or two
+# at once, never leave half a program.
+go_tool() {
+	if [ -x "$dir/$1" ] && [ "$(cat "$dir/$1.version" 2>/dev/null)" = "$2@$3" ]; then
+		return 0
+	fi
+	command -v go >/dev/null || { echo "install-tools: Go is needed to build $1" >&2; return 1; }
+	echo "install-tools: building $1 $3 into $dir" >&2
+	tmp=$(mktemp -d "$dir/.build-$1.XXXXXX")
+	if ! (cd "$tmp" && GOBIN=$tmp GOFLAGS=-trimpath CGO_ENABLED=0 GOWORK=off go install "$2@$3" >&2); then
+		rm -rf "$tmp"
+		echo "install-tools: $1 could not be built" >&2
+		return 1
+	fi
+	mv -f "$tmp/$1" "$dir/$1"
+	echo "$2@$3" >"$dir/$1.version"
+	rm -rf "$tmp"
+}
+
+install_tool() {
+	case $1 in
+	versitygw) go_tool versitygw github.com/versity/versitygw/cmd/versitygw v1.8.0 ;;
+	*)
+		echo "install-tools: unknown tool $1" >&2
+		return 2
+		;;
+	esac
+}
+
+[ $# -gt 0 ] || set -- versitygw
+status=0
+for tool; do
+	install_tool "$tool" || status=$?
+done
+[ "$status" -eq 0 ] && echo "$dir"
+exit "$status"
