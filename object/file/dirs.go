@@ -1,0 +1,259 @@
+package file
+
+import (
+	"container/list"
+	"path"
+	"sync"
+
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+)
+
+// dirs remembers the directories that objects were lately put into, each with an
+// open descriptor, so that a put pays neither for the path nor for finding out
+// that the directory exists and is durable.
+type dirs struct {
+	s    *Store
+	most int // directories remembered
+
+	mu  sync.Mutex
+	all map[string]*dir
+	lru list.List // of *dir, the one used last in front
+}
+
+// dir is a directory below the root. It is held by those who use it and by the
+// table of dirs.
+type dir struct {
+	path string // relative to the root, "." for the root
+	fd   int
+	err  error         // why it could not be opened
+	open chan struct{} // closed when fd or err is set
+
+	refs   int           // guarded by dirs.mu, as elem is
+	elem   *list.Element // nil when it is no longer in the table
+	synced *syncRound    // the round d was added to last; guarded by syncer.mu
+}
+
+// acquire returns the directory at path, made if it is missing; its name in its
+// parent is durable then. release it after use.
+func (ds *dirs) acquire(p string) (*dir, error) {
+	for try := 0; ; try++ {
+		d, err := ds.acquireOnce(p)
+		// A parent that was just removed, because it had become empty, is made again.
+		if err != unix.ENOENT || try == 100 {
+			return d, err
+		}
+	}
+}
+
+func (ds *dirs) acquireOnce(p string) (*dir, error) {
+	ds.mu.Lock()
+	d := ds.all[p]
+	if d != nil {
+		d.refs++
+		ds.lru.MoveToFront(d.elem)
+		ds.mu.Unlock()
+		<-d.open
+		if d.err != nil {
+			defer ds.release(d)
+			return nil, d.err
+		}
+		return d, nil
+	}
+	d = &dir{path: p, fd: -1, open: make(chan struct{}), refs: 1}
+	d.elem = ds.lru.PushFront(d)
+	ds.all[p] = d
+	ds.mu.Unlock()
+
+	d.fd, d.err = ds.openDir(p)
+	close(d.open)
+	if d.err != nil {
+		ds.forget(d)
+		ds.release(d)
+		return nil, d.err
+	}
+	ds.trim()
+	return d, nil
+}
+
+// acquireExisting is acquire for a directory that is not to be made.
+func (ds *dirs) acquireExisting(p string) (*dir, error) {
+	ds.mu.Lock()
+	if d := ds.all[p]; d != nil {
+		d.refs++
+		ds.mu.Unlock()
+		<-d.open
+		if d.err == nil {
+			return d, nil
+		}
+		ds.release(d)
+	} else {
+		ds.mu.Unlock()
+	}
+	fd, err := ds.s.openDirAt(p)
+	if err != nil {
+		return nil, err
+	}
+	d := &dir{path: p, fd: fd, refs: 1, open: make(chan struct{})}
+	close(d.open)
+	return d, nil // not in the table: closed by the last release
+}
+
+// openDir opens the directory p, after making it and its parents where missing.
+func (ds *dirs) openDir(p string) (int, error) {
+	if p == "." {
+		return ds.s.openDirAt(p)
+	}
+	parent, err := ds.acquire(path.Dir(p))
+	if err != nil {
+		return -1, err
+	}
+	defer ds.release(parent)
+	err = retry(func() error { return unix.Mkdirat(parent.fd, path.Base(p), 0o777) })
+	if err == unix.ENOENT {
+		ds.forget(parent)
+	}
+	if err != nil && err != unix.EEXIST {
+		return -1, err
+	}
+	fd, err := ds.s.openDirAt(p)
+	if err != nil {
+		return -1, err
+	}
+	// Also when somebody else made it: that one's sync may not be done.
+	if err := ds.s.syncDir(parent); err != nil {
+		unix.Close(fd)
+		return -1, err
+	}
+	return fd, nil
+}
+
+func (ds *dirs) release(d *dir) {
+	ds.mu.Lock()
+	d.refs--
+	last := d.refs == 0 && d.elem == nil
+	ds.mu.Unlock()
+	if last && d.fd >= 0 {
+		unix.Close(d.fd)
+	}
+}
+
+// forget drops d from the table, because it was removed from the disk or could
+// not be opened.
+func (ds *dirs) forget(d *dir) {
+	ds.mu.Lock()
+	defer ds.mu.Unlock()
+	ds.drop(d)
+}
+
+// drop is called with mu held, by someone who holds d or for a d not in use.
+func (ds *dirs) drop(d *dir) {
+	if d.elem == nil {
+		return
+	}
+	ds.lru.Remove(d.elem)
+	d.elem = nil
+	if ds.all[d.path] == d {
+		delete(ds.all, d.path)
+	}
+	if d.refs == 0 && d.fd >= 0 {
+		unix.Close(d.fd)
+		d.fd = -1
+	}
+}
+
+func (ds *dirs) trim() {
+	ds.mu.Lock()
+	defer ds.mu.Unlock()
+	for e := ds.lru.Back(); e != nil && len(ds.all) > ds.most; {
+		d := e.Value.(*dir)
+		e = e.Prev()
+		if d.refs == 0 {
+			ds.drop(d)
+		}
+	}
+}
+
+func (ds *dirs) closeAll() {
+	ds.mu.Lock()
+	defer ds.mu.Unlock()
+	for ds.lru.Front() != nil {
+		ds.drop(ds.lru.Front().Value.(*dir))
+	}
+}
+
+// syncer makes directories durable for many callers at once: whoever comes while
+// an fsync is running joins the next round, so that a hundred puts at once cost a
+// handful of journal commits, and a single one waits for nobody.
+type syncer struct {
+	turn sync.Mutex // held by the round that runs
+
+	mu   sync.Mutex
+	next *syncRound // collects callers; nil until the first comes
+}
+
+type syncRound struct {
+	dirs []*dir
+	errs []error
+	done chan struct{}
+}
+
+func (s *Store) syncDir(d *dir) error {
+	if s.opts.NoSync {
+		return nil
+	}
+	g := &s.syncer
+	g.mu.Lock()
+	lead := g.next == nil
+	if lead {
+		g.next = &syncRound{done: make(chan struct{})}
+	}
+	round := g.next
+	if d.synced != round {
+		d.synced = round
+		round.dirs = append(round.dirs, d)
+	}
+	g.mu.Unlock()
+	if lead {
+		g.turn.Lock()
+		g.mu.Lock()
+		g.next = nil
+		g.mu.Unlock()
+		round.run()
+		g.turn.Unlock()
+		close(round.done)
+	}
+	<-round.done
+	for i, other := range round.dirs {
+		if other == d {
+			return round.errs[i]
+		}
+	}
+	return nil // not reached: d is in its round
+}
+
+func (r *syncRound) run() {
+	r.errs = make([]error, len(r.dirs))
+	var group errgroup.Group
+	group.SetLimit(8) // at once: file systems share their commits and flushes
+	for i, d := range r.dirs[1:] {
+		group.Go(func() error {
+			r.errs[i+1] = d.fsync()
+			return nil
+		})
+	}
+	r.errs[0] = r.dirs[0].fsync()
+	_ = group.Wait() // the errors are in errs
+}
+
+func (d *dir) fsync() error {
+	err := fsync(d.fd)
+	if err == unix.EINVAL { // a file system that has nothing to sync for directories
+		return nil
+	}
+	return err
+}
+
+func fsync(fd int) error {
+	return retry(func() error { return unix.Fsync(fd) })
+}

@@ -1,0 +1,55 @@
+package file
+
+import (
+	"testing"
+
+	"github.com/massif-fs/massif/object"
+	"github.com/massif-fs/massif/object/objecttest"
+)
+
+func factory(opts Options, limit func(*abilities)) objecttest.Factory {
+	opts.Create = true
+	return objecttest.Factory{
+		New: func(t testing.TB) object.Store {
+			s, err := open(t.TempDir()+"/new/store", opts, limit)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return s
+		},
+		Second: func(t testing.TB, s object.Store) object.Store {
+			second, err := open(s.(*Store).Path(), opts, limit)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return second
+		},
+	}
+}
+
+func TestStore(t *testing.T) {
+	objecttest.Run(t, factory(Options{NoSync: true}, nil))
+}
+
+// TestStoreSync is the suite with every fsync.
+func TestStoreSync(t *testing.T) {
+	if testing.Short() {
+		t.Skip("fsync is slow")
+	}
+	objecttest.Run(t, factory(Options{}, nil))
+}
+
+// TestLesserFileSystems runs the suite as on file systems that can do less.
+func TestLesserFileSystems(t *testing.T) {
+	for name, limit := range map[string]func(*abilities){
+		"no AT_EMPTY_PATH":    func(a *abilities) { a.linkEmpty = false },
+		"no O_TMPFILE":        func(a *abilities) { a.tmpfile = false },
+		"no RENAME_NOREPLACE": func(a *abilities) { a.tmpfile, a.noReplace = false, false },
+		"nothing at all":      func(a *abilities) { *a = abilities{} },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			objecttest.Run(t, factory(Options{NoSync: true, OpenFiles: 3}, limit))
+		})
+	}
+}
