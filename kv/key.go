@@ -3,6 +3,7 @@ package kv
 import (
 	"encoding/binary"
 	"fmt"
+	"syscall"
 )
 
 // Counter decodes the value of a counter key (see Txn.Add).
@@ -27,6 +28,23 @@ func PrefixEnd(prefix []byte) []byte {
 			end[i]++
 			return end[:i+1]
 		}
+	}
+	return nil
+}
+
+// CheckKey returns an error (EINVAL) if key has not 1 to [MaxKey] bytes. Drivers
+// call it for every key read or written.
+func CheckKey(key []byte) error {
+	if len(key) == 0 || len(key) > MaxKey {
+		return fmt.Errorf("key of %d bytes, 1 to %d are allowed: %w", len(key), MaxKey, syscall.EINVAL)
+	}
+	return nil
+}
+
+// CheckValue returns an error (EINVAL) if value has more than [MaxValue] bytes.
+func CheckValue(value []byte) error {
+	if len(value) > MaxValue {
+		return fmt.Errorf("value of %d bytes, %d are allowed: %w", len(value), MaxValue, syscall.EINVAL)
 	}
 	return nil
 }

@@ -40,6 +40,9 @@ const (
 	MaxKey = 4 << 10
 	// MaxValue is the length of the longest value, in bytes.
 	MaxValue = 8 << 20
+	// MaxTxn is the largest sum of the lengths of the keys and values that one
+	// transaction writes, in bytes; above it Update returns E2BIG.
+	MaxTxn = 64 << 20
 )
 
 var (
@@ -84,26 +87,30 @@ type DB interface {
 	Sync(ctx context.Context) error
 
 	// Close syncs, releases the store and its lock, and waits for the driver's
-	// goroutines. Calls still running finish first.
+	// goroutines. Calls still running finish first. A second Close returns
+	// ErrClosed.
 	Close() error
 }
 
 // ErrUnknown is wrapped by the error of a commit whose outcome cannot be told,
-// such as a lost connection to a database server. The embedded drivers never
-// return it.
+// such as a lost connection to a database server. The embedded drivers return it
+// only for a commit during which the medium failed, after which the store
+// accepts no more changes.
 var ErrUnknown = errors.New("outcome of the commit is unknown")
 
 // Reader reads one consistent state. It is valid, as are the slices it hands
 // out, only until the function it was given to returns. A Reader is used by one
 // goroutine at a time.
 type Reader interface {
-	// Get returns the value of key, or ErrNotFound. The slice must not be
+	// Get returns the value of key, or ErrNotFound itself, unwrapped. The slice must not be
 	// changed and is valid until the transaction's end.
 	Get(key []byte) ([]byte, error)
 
 	// Scan calls fn with each key in [start, end) in ascending order until fn
-	// returns false or an error; a nil end means no upper bound. The slices are
-	// valid only during the call of fn. fn must not write through the same
+	// returns false or an error; that error is returned. A nil or empty start
+	// means the first key, a nil end no upper bound; bounds may be longer than
+	// MaxKey. The slices are valid only during the call of fn, which may read
+	// but must not change them. fn must not write through the same
 	// transaction.
 	Scan(start, end []byte, fn func(key, value []byte) (more bool, err error)) error
 
@@ -122,7 +129,8 @@ type Txn interface {
 	Put(key, value []byte)
 	// Delete removes key; removing an absent key is no error.
 	Delete(key []byte)
-	// DeleteRange removes every key in [start, end).
+	// DeleteRange removes every key in [start, end); a nil end means no upper
+	// bound.
 	DeleteRange(start, end []byte)
 	// Add adds delta to the counter at key, an absent one counting as 0. It
 	// reads nothing, so transactions that only Add to one key do not conflict.

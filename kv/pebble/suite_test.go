@@ -1,0 +1,53 @@
+package pebble_test
+
+import (
+	"errors"
+	"log/slog"
+	"testing"
+
+	"go.uber.org/goleak"
+
+	"github.com/massif-fs/massif/kv"
+	"github.com/massif-fs/massif/kv/kvtest"
+	"github.com/massif-fs/massif/kv/pebble"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+var quiet = slog.New(slog.DiscardHandler)
+
+func TestSuite(t *testing.T) {
+	kvtest.Run(t, func(t *testing.T) (kv.DB, func() kv.DB) { return openDir(t, t.TempDir(), pebble.Options{}) })
+}
+
+// TestSuiteSmall runs the suite with tables in memory so small that flushes and
+// merges happen all the time.
+func TestSuiteSmall(t *testing.T) {
+	kvtest.Run(t, func(t *testing.T) (kv.DB, func() kv.DB) {
+		return openDir(t, t.TempDir(), pebble.Options{CacheBytes: 1 << 20, MemTableBytes: 64 << 10})
+	})
+}
+
+func openDir(t *testing.T, dir string, o pebble.Options) (kv.DB, func() kv.DB) {
+	if o.Logger == nil {
+		o.Logger = quiet
+	}
+	db, err := pebble.Open(dir, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { closeIfOpen(t, db) })
+	return db, func() kv.DB {
+		closeIfOpen(t, db)
+		if db, err = pebble.Open(dir, o); err != nil {
+			t.Fatal(err)
+		}
+		return db
+	}
+}
+
+func closeIfOpen(t *testing.T, db kv.DB) {
+	if err := db.Close(); err != nil && !errors.Is(err, kv.ErrClosed) {
+		t.Errorf("Close: %v", err)
+	}
+}
