@@ -93,6 +93,15 @@ type CopyFS interface {
 	CopyRange(ctx context.Context, in File, inOff int64, out File, outOff int64, n int64) (int64, error)
 }
 
+// TmpfileFS makes regular files without a name, as open(2) with O_TMPFILE.
+type TmpfileFS interface {
+	// Tmpfile makes a regular file that belongs to directory parent's file system
+	// (and, in a set-group-id directory, group) but has no name, and opens it with
+	// flags as Create does. It goes away with its last File and pin, unless Link has
+	// given it a name by then; with O_EXCL in flags Link refuses that with ENOENT.
+	Tmpfile(ctx context.Context, c *Caller, parent Ino, mode uint32, flags int, out *Attr) (File, error)
+}
+
 // PassthroughFile is a File that lies whole in a file of the local disk, so that
 // a door may let the kernel read and write there directly.
 type PassthroughFile interface {

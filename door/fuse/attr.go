@@ -1,0 +1,201 @@
+package fuse
+
+import (
+	"syscall"
+
+	gofuse "github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
+
+	"github.com/massif-fs/massif/vfs"
+)
+
+// fillAttr translates attributes for the kernel.
+func (d *door) fillAttr(a *vfs.Attr, out *gofuse.Attr) {
+	*out = gofuse.Attr{
+		Ino: uint64(a.Ino), Size: a.Size, Blocks: a.Blocks,
+		Atime: uint64(a.Atime.Sec), Mtime: uint64(a.Mtime.Sec), Ctime: uint64(a.Ctime.Sec),
+		Atimensec: a.Atime.Nsec, Mtimensec: a.Mtime.Nsec, Ctimensec: a.Ctime.Nsec,
+		Mode: a.Mode, Nlink: a.Nlink, Owner: gofuse.Owner{Uid: a.UID, Gid: a.GID},
+		Rdev: a.Rdev, Blksize: a.BlockSize,
+	}
+	d.override(&out.Mode, &out.Uid, &out.Gid)
+}
+
+// override applies the options UID, GID and Umask.
+func (d *door) override(mode, uid, gid *uint32) {
+	if d.opts.UID != nil {
+		*uid = *d.opts.UID
+	}
+	if d.opts.GID != nil {
+		*gid = *d.opts.GID
+	}
+	if d.opts.Umask != nil && *mode&syscall.S_IFMT != syscall.S_IFLNK {
+		*mode &^= *d.opts.Umask & 0777
+	}
+}
+
+// fillEntry tells the kernel of an inode, found or made: from now on the kernel
+// knows its number.
+func (d *door) fillEntry(a *vfs.Attr, out *gofuse.EntryOut) {
+	d.nodes.learn(uint64(a.Ino))
+	d.fillEntryUncounted(a, out)
+}
+
+func (d *door) fillEntryUncounted(a *vfs.Attr, out *gofuse.EntryOut) {
+	out.NodeId = uint64(a.Ino)
+	out.Generation = uint64(a.Gen)
+	out.EntryValid, out.EntryValidNsec = d.entryValid.sec, d.entryValid.nsec
+	out.AttrValid, out.AttrValidNsec = d.attrValid.sec, d.attrValid.nsec
+	d.fillAttr(a, &out.Attr)
+}
+
+func (d *door) fillAttrOut(a *vfs.Attr, out *gofuse.AttrOut) {
+	out.AttrValid, out.AttrValidNsec = d.attrValid.sec, d.attrValid.nsec
+	d.fillAttr(a, &out.Attr)
+}
+
+// GetAttr implements gofuse.RawFileSystem.
+func (d *door) GetAttr(cancel <-chan struct{}, in *gofuse.GetAttrIn, out *gofuse.AttrOut) (code gofuse.Status) {
+	r := d.begin(OpGetAttr, cancel, &in.InHeader, "")
+	defer r.end(&code)
+	if r.err = d.fs.GetAttr(r, &r.caller, vfs.Ino(in.NodeId), &r.attr); r.err == nil {
+		d.fillAttrOut(&r.attr, out)
+	}
+	return
+}
+
+// Statx implements gofuse.RawFileSystem. It is asked for the birth time only; the
+// rest comes by GETATTR.
+func (d *door) Statx(cancel <-chan struct{}, in *gofuse.StatxIn, out *gofuse.StatxOut) (code gofuse.Status) {
+	r := d.begin(OpGetAttr, cancel, &in.InHeader, "")
+	defer r.end(&code)
+	a := &r.attr
+	if r.err = d.fs.GetAttr(r, &r.caller, vfs.Ino(in.NodeId), a); r.err != nil {
+		return
+	}
+	mode, uid, gid := a.Mode, a.UID, a.GID
+	d.override(&mode, &uid, &gid)
+	out.AttrValid, out.AttrValidNsec = d.attrValid.sec, d.attrValid.nsec
+	out.Statx = gofuse.Statx{
+		Mask: unix.STATX_BASIC_STATS | unix.STATX_BTIME,
+		Ino:  uint64(a.Ino), Size: a.Size, Blocks: a.Blocks, Blksize: a.BlockSize,
+		Nlink: a.Nlink, Uid: uid, Gid: gid, Mode: uint16(mode),
+		Atime: statxTime(a.Atime), Mtime: statxTime(a.Mtime), Ctime: statxTime(a.Ctime), Btime: statxTime(a.Btime),
+		RdevMajor: unix.Major(uint64(a.Rdev)), RdevMinor: unix.Minor(uint64(a.Rdev)),
+	}
+	return
+}
+
+func statxTime(t vfs.Time) gofuse.SxTime {
+	return gofuse.SxTime{Sec: uint64(t.Sec), Nsec: t.Nsec}
+}
+
+// SetAttr implements gofuse.RawFileSystem: chmod, chown, truncate, utimensat, and
+// the times and sizes of a kernel that caches writes.
+func (d *door) SetAttr(cancel <-chan struct{}, in *gofuse.SetAttrIn, out *gofuse.AttrOut) (code gofuse.Status) {
+	r := d.begin(OpSetAttr, cancel, &in.InHeader, "")
+	defer r.end(&code)
+	if d.readOnly {
+		r.err = syscall.EROFS
+		return
+	}
+	set := &r.set
+	translateSetAttr(in, set)
+	if set.Valid&(vfs.SetUID|vfs.SetGID) != 0 {
+		// Under HANDLE_KILLPRIV_V2 a change of owner always clears set-id bits, of
+		// all but directories, without the kernel's asking.
+		if r.err = d.fs.GetAttr(r, &r.caller, vfs.Ino(in.NodeId), &r.attr); r.err != nil {
+			return
+		}
+		if !r.attr.IsDir() {
+			set.Valid |= vfs.SetKillSUIDGID
+		}
+	}
+	if set.Valid&vfs.SetMode != 0 {
+		d.nodes.setPlain(in.NodeId, false)
+	}
+	if r.err = d.fs.SetAttr(r, &r.caller, vfs.Ino(in.NodeId), set, &r.attr); r.err == nil {
+		d.fillAttrOut(&r.attr, out)
+	}
+	return
+}
+
+func translateSetAttr(in *gofuse.SetAttrIn, set *vfs.SetAttr) {
+	*set = vfs.SetAttr{
+		Mode: in.Mode & 07777, UID: in.Uid, GID: in.Gid, Size: in.Size,
+		Atime: vfs.Time{Sec: int64(in.Atime), Nsec: in.Atimensec},
+		Mtime: vfs.Time{Sec: int64(in.Mtime), Nsec: in.Mtimensec},
+		Ctime: vfs.Time{Sec: int64(in.Ctime), Nsec: in.Ctimensec},
+	}
+	has := func(bit uint32) bool { return in.Valid&bit != 0 }
+	for _, f := range [...]struct {
+		bit  uint32
+		mask vfs.SetMask
+	}{
+		{gofuse.FATTR_MODE, vfs.SetMode}, {gofuse.FATTR_UID, vfs.SetUID}, {gofuse.FATTR_GID, vfs.SetGID},
+		{gofuse.FATTR_SIZE, vfs.SetSize}, {gofuse.FATTR_CTIME, vfs.SetCtime},
+		{gofuse.FATTR_KILL_SUIDGID, vfs.SetKillSUIDGID},
+	} {
+		if has(f.bit) {
+			set.Valid |= f.mask
+		}
+	}
+	switch {
+	case has(gofuse.FATTR_ATIME_NOW):
+		set.Valid |= vfs.SetAtimeNow
+	case has(gofuse.FATTR_ATIME):
+		set.Valid |= vfs.SetAtime
+	}
+	switch {
+	case has(gofuse.FATTR_MTIME_NOW):
+		set.Valid |= vfs.SetMtimeNow
+	case has(gofuse.FATTR_MTIME):
+		set.Valid |= vfs.SetMtime
+	}
+}
+
+// killPrivileges clears the set-id bits of a file that somebody without the
+// privilege to keep them is writing to. Most files have none: on exclusive trees
+// the door remembers that.
+func (d *door) killPrivileges(r *request, ino uint64) error {
+	if d.policy.Exclusive && d.nodes.isPlain(ino) {
+		return nil
+	}
+	if err := d.fs.GetAttr(r, &r.caller, vfs.Ino(ino), &r.attr); err != nil {
+		return err
+	}
+	if r.attr.Mode&(syscall.S_ISUID|syscall.S_ISGID) == 0 {
+		d.nodes.setPlain(ino, true)
+		return nil
+	}
+	r.set = vfs.SetAttr{Valid: vfs.SetKillSUIDGID}
+	if err := d.fs.SetAttr(r, &r.caller, vfs.Ino(ino), &r.set, &r.attr); err != nil {
+		return err
+	}
+	// The kernel does not expect its cached mode to change by a write.
+	d.notify.attributesNow(ino)
+	return nil
+}
+
+// StatFs implements gofuse.RawFileSystem.
+func (d *door) StatFs(cancel <-chan struct{}, h *gofuse.InHeader, out *gofuse.StatfsOut) (code gofuse.Status) {
+	r := d.begin(OpStatFS, cancel, h, "")
+	defer r.end(&code)
+	st := &r.statfs
+	*st = vfs.StatFS{}
+	ino := h.NodeId
+	if ino == 0 {
+		ino = gofuse.FUSE_ROOT_ID
+	}
+	if r.err = d.fs.StatFS(r, &r.caller, vfs.Ino(ino), st); r.err != nil {
+		return
+	}
+	if st.MaxName == 0 {
+		st.MaxName = vfs.MaxName
+	}
+	*out = gofuse.StatfsOut{
+		Blocks: st.Blocks, Bfree: st.BlocksFree, Bavail: st.BlocksFree, Files: st.Files, Ffree: st.FilesFree,
+		Bsize: st.BlockSize, Frsize: st.BlockSize, NameLen: st.MaxName,
+	}
+	return
+}

@@ -1,0 +1,185 @@
+package fuse
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	gofuse "github.com/hanwen/go-fuse/v2/fuse"
+
+	"github.com/massif-fs/massif/vfs"
+)
+
+// door answers the kernel's messages with calls of a tree. It implements go-fuse's
+// RawFileSystem; the handlers stand in names.go, attr.go, data.go, dir.go,
+// xattr.go and lock.go.
+type door struct {
+	gofuse.RawFileSystem // answers ENOSYS to what is not implemented
+
+	fs     vfs.FS
+	opts   Options
+	policy vfs.Policy
+	log    *slog.Logger
+	epoch  time.Time
+
+	// Abilities of the tree; nil where it has them not or the door does not use them.
+	xattrs  vfs.XattrFS
+	locks   vfs.LockFS
+	copier  vfs.CopyFS
+	tmpfile vfs.TmpfileFS
+
+	// What was decided from options, policy and kernel.
+	readOnly    bool
+	stateless   bool
+	writeback   bool
+	passthrough bool
+	acl         bool
+	keepCache   bool
+	longLived   bool // names and attributes are valid for ever
+	entryValid  validity
+	attrValid   validity
+	negValid    validity
+	kernelMinor uint32
+
+	nodes   nodeTable
+	handles handleTable
+	conn    *os.File // the connection, for notifications and ioctls
+	connFd  int      // its descriptor
+	notify  notifier
+
+	inflight    atomic.Int64
+	lastRequest atomic.Int64 // time.Duration since epoch
+	panics      atomic.Uint64
+	backingOff  atomic.Bool // the kernel refuses passthrough
+	closing     atomic.Bool // the connection is gone
+	counts      [OpCount]opCounter
+	complaints  complaints
+}
+
+// validity is a duration in the protocol's form.
+type validity struct {
+	sec  uint64
+	nsec uint32
+}
+
+func validityOf(d time.Duration) validity {
+	d = max(d, 0)
+	return validity{uint64(d / time.Second), uint32(d % time.Second)}
+}
+
+func newDoor(fs vfs.FS, opts Options) (*door, error) {
+	p := vfs.PolicyOf(fs)
+	d := &door{
+		RawFileSystem: gofuse.NewDefaultRawFileSystem(),
+		fs:            fs, opts: opts, policy: p, log: opts.Logger, epoch: time.Now(),
+		entryValid: validityOf(p.EntryValid), attrValid: validityOf(p.AttrValid), negValid: validityOf(p.NegativeValid),
+		keepCache: p.KeepCache,
+		longLived: p.EntryValid >= vfs.Forever && p.AttrValid >= vfs.Forever,
+	}
+	d.readOnly = opts.ReadOnly || p.ReadOnly
+	d.opts.ReadOnly = d.readOnly
+
+	stateless, canStateless := fs.(vfs.StatelessFS)
+	pinner, _ := fs.(vfs.Pinner)
+	switch opts.Stateless {
+	case On:
+		if !canStateless {
+			return nil, errors.New("stateless mounts need a tree that serves files by inode number alone, which this one does not")
+		}
+		d.stateless = true
+	case Auto:
+		d.stateless = canStateless && (p.ReadOnly || p.Exclusive && pinner != nil)
+		if _, locks := fs.(vfs.LockFS); locks && !p.Exclusive {
+			d.stateless = false // locks end with CLOSE's FLUSH
+		}
+	}
+	switch opts.WritebackCache {
+	case On:
+		if !p.Exclusive {
+			return nil, errors.New("the write-back cache needs a tree that is changed through this mount only, which is not promised here")
+		}
+		d.writeback = true
+	case Auto:
+		d.writeback = p.Exclusive && opts.Passthrough != On
+	}
+	if d.readOnly {
+		d.writeback = false
+	}
+	switch opts.Passthrough {
+	case On:
+		if d.stateless || d.writeback {
+			return nil, fmt.Errorf("passthrough excludes stateless mounts and the write-back cache")
+		}
+		d.passthrough = true
+	case Auto:
+		d.passthrough = !d.stateless && !d.writeback && os.Geteuid() == 0
+	}
+
+	d.xattrs, _ = fs.(vfs.XattrFS)
+	d.acl = probeACL(d.xattrs)
+	if !p.Exclusive {
+		d.locks, _ = fs.(vfs.LockFS)
+	}
+	d.copier, _ = fs.(vfs.CopyFS)
+	d.tmpfile, _ = fs.(vfs.TmpfileFS)
+
+	var open func(context.Context, vfs.Ino) (vfs.File, error)
+	if canStateless {
+		open = stateless.OpenInode
+	} else {
+		open = func(context.Context, vfs.Ino) (vfs.File, error) { return nil, syscall.EBADF }
+	}
+	d.nodes.init(pinner, opts.MaxOpenInodes, open)
+	d.handles.init()
+	d.notify.door = d
+	return d, nil
+}
+
+// settle takes note of what the kernel can do.
+func (d *door) settle(flags uint64, minor uint32) {
+	d.kernelMinor = minor
+	if flags&gofuse.CAP_PASSTHROUGH == 0 {
+		d.passthrough = false
+	}
+	if flags&gofuse.CAP_WRITEBACK_CACHE == 0 {
+		d.writeback = false
+	}
+	if flags&gofuse.CAP_POSIX_ACL == 0 || flags&gofuse.CAP_DONT_MASK == 0 {
+		d.acl = false
+	}
+}
+
+// release gives all back to the tree when the kernel is gone.
+func (d *door) release() {
+	d.closing.Store(true)
+	for _, h := range d.handles.takeAll() {
+		d.closeHandle(h)
+	}
+	d.nodes.forgetAll()
+	d.conn.Close()
+}
+
+// now is the time since the door was made, from the monotonic clock.
+func (d *door) now() time.Duration { return time.Since(d.epoch) }
+
+// String implements gofuse.RawFileSystem: the mount's default type.
+func (d *door) String() string { return d.opts.Subtype }
+
+// Access implements gofuse.RawFileSystem. The kernel checks permissions itself;
+// ENOSYS makes it never ask again.
+func (d *door) Access(cancel <-chan struct{}, in *gofuse.AccessIn) gofuse.Status {
+	return gofuse.ENOSYS
+}
+
+// Ioctl implements gofuse.RawFileSystem.
+func (d *door) Ioctl(cancel <-chan struct{}, in *gofuse.IoctlIn, inbuf []byte, out *gofuse.IoctlOut, outbuf []byte) (code gofuse.Status) {
+	r := d.begin(OpIoctl, cancel, &in.InHeader, "")
+	defer r.end(&code)
+	r.err = syscall.ENOTTY
+	return
+}

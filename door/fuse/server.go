@@ -1,0 +1,327 @@
+package fuse
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	gofuse "github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
+
+	"github.com/massif-fs/massif/vfs"
+)
+
+// Server is a mounted tree. Its methods may be called concurrently.
+type Server struct {
+	door       *door
+	mountpoint string
+	dev        device
+
+	served  chan struct{} // closed when the last request is answered and all is given back
+	stop    chan struct{} // closed when serving has ended
+	stopped sync.Once
+	workers sync.WaitGroup
+
+	unmounting sync.Mutex
+	why        atomic.Pointer[string]
+}
+
+// Mount mounts a tree and serves it until it is unmounted: by Unmount, by
+// umount(8), or by Options.MaxIdle. It returns when the mount answers. The
+// tree stays the caller's: Mount's server never closes it; after Wait it has
+// stopped using it.
+func Mount(fs vfs.FS, mountpoint string, options Options) (*Server, error) {
+	opts, err := options.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	mountpoint, err = canonicalMountpoint(mountpoint)
+	if err != nil {
+		return nil, err
+	}
+	d, err := newDoor(fs, opts)
+	if err != nil {
+		return nil, err
+	}
+	fd, err := kernelMount(mountpoint, &d.opts)
+	if err != nil {
+		return nil, err
+	}
+	s := &Server{door: d, mountpoint: mountpoint, served: make(chan struct{}), stop: make(chan struct{})}
+	if err := s.start(fd); err != nil {
+		kernelUnmount(mountpoint, true)
+		return nil, err
+	}
+	return s, nil
+}
+
+// canonicalMountpoint finds the absolute path without symbolic links, as the
+// kernel shows it in mountinfo.
+func canonicalMountpoint(p string) (string, error) {
+	abs, err := filepath.Abs(p)
+	if err != nil {
+		return "", fmt.Errorf("mount point %s: %w", p, err)
+	}
+	real, err := filepath.EvalSymlinks(abs)
+	if err != nil {
+		if errors.Is(err, syscall.ENOTCONN) {
+			return "", fmt.Errorf("mount point %s: a dead mount lies there: unmount it first: %w", abs, err)
+		}
+		return "", fmt.Errorf("mount point %s: %w", abs, err)
+	}
+	info, err := os.Stat(real)
+	if err != nil {
+		return "", fmt.Errorf("mount point %s: %w", real, err)
+	}
+	if !info.IsDir() {
+		return "", fmt.Errorf("mount point %s: %w", real, syscall.ENOTDIR)
+	}
+	return real, nil
+}
+
+// start takes over fd: it answers INIT and serves.
+func (s *Server) start(fd int) error {
+	d := s.door
+	notifyFd, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 3)
+	if err != nil {
+		unix.Close(fd)
+		return fmt.Errorf("mount %s: dup: %w", s.mountpoint, err)
+	}
+	d.conn, d.connFd = os.NewFile(uintptr(notifyFd), "/dev/fuse"), notifyFd
+	srv, err := gofuse.NewServer(d, fmt.Sprintf("/dev/fd/%d", fd), d.libraryOptions())
+	if err != nil {
+		d.conn.Close()
+		return fmt.Errorf("mount %s: %w", s.mountpoint, err)
+	}
+	d.settle(srv.KernelSettings().Flags64(), srv.KernelSettings().Minor)
+	if dev, ok, err := topMount(s.mountpoint); err == nil && ok {
+		s.dev = dev
+	} else {
+		d.log.Warn("cannot find the new mount in /proc/self/mountinfo", "mountpoint", s.mountpoint, "error", err)
+	}
+	d.nodes.learn(gofuse.FUSE_ROOT_ID)
+	s.workers.Add(1)
+	go func() {
+		defer s.workers.Done()
+		srv.Serve()
+		close(s.stop)
+	}()
+	if w, ok := d.fs.(vfs.Watchable); ok {
+		d.notify.start(d, w, s.stop, &s.workers)
+	}
+	if d.opts.MaxIdle > 0 {
+		s.workers.Add(1)
+		go s.watchIdle()
+	}
+	go s.finish()
+	s.prime()
+	return nil
+}
+
+// finish waits for the end of serving and gives everything back.
+func (s *Server) finish() {
+	<-s.stop
+	s.workers.Wait()
+	s.door.release()
+	close(s.served)
+}
+
+// prime makes the kernel's first contacts: POLL, so that a Go process that uses
+// its own mount cannot starve its scheduler with it (see go-fuse's poll.go), and
+// the readahead window.
+func (s *Server) prime() {
+	const pollName = ".go-fuse-epoll-hack" // go-fuse answers for this name itself
+	if fd, err := unix.Open(filepath.Join(s.mountpoint, pollName), unix.O_RDONLY|unix.O_CLOEXEC, 0); err == nil {
+		unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN | unix.POLLOUT}}, 0)
+		unix.Close(fd)
+	}
+	if os.Geteuid() == 0 && s.dev != (device{}) {
+		if err := setReadAhead(s.dev, s.door.opts.MaxReadAhead); err != nil {
+			s.door.log.Warn("readahead stays at the kernel's default", "mountpoint", s.mountpoint, "error", err)
+		}
+	}
+}
+
+// Mountpoint returns the absolute path of the mount.
+func (s *Server) Mountpoint() string { return s.mountpoint }
+
+// WaitMount waits until the mount answers. Mount has done so already; it checks
+// that the mount still does.
+func (s *Server) WaitMount() error {
+	var st unix.Statfs_t
+	if err := unix.Statfs(s.mountpoint, &st); err != nil {
+		return fmt.Errorf("mount %s: %w", s.mountpoint, err)
+	}
+	return nil
+}
+
+// Serve waits for the end of the mount, as Wait.
+func (s *Server) Serve() { s.Wait() }
+
+// Wait blocks until the mount is gone, all requests are answered and all Files
+// and pins are given back to the tree.
+func (s *Server) Wait() { <-s.served }
+
+// Done returns a channel that is closed when Wait would return.
+func (s *Server) Done() <-chan struct{} { return s.served }
+
+// Unmount removes the mount and waits as Wait does. EBUSY: a program uses it (has
+// a file open or its working directory there), and it stays mounted. A mount that is
+// gone already is no error.
+func (s *Server) Unmount() error { return s.unmount(false) }
+
+// Detach removes the mount from the tree of names at once (a lazy unmount).
+// Programs that use it may go on; the server ends when the last has stopped,
+// for which Detach does not wait.
+func (s *Server) Detach() error { return s.unmount(true) }
+
+func (s *Server) unmount(detach bool) error {
+	s.unmounting.Lock()
+	defer s.unmounting.Unlock()
+	select {
+	case <-s.stop:
+		s.Wait()
+		return nil
+	default:
+	}
+	top, ok, err := topMount(s.mountpoint)
+	if err != nil {
+		return fmt.Errorf("unmount %s: %w", s.mountpoint, err)
+	}
+	if ok && s.dev != (device{}) && top != s.dev {
+		return fmt.Errorf("unmount %s: another mount lies above it: %w", s.mountpoint, syscall.EBUSY)
+	}
+	if ok {
+		if err := kernelUnmount(s.mountpoint, detach); err != nil {
+			return err
+		}
+	}
+	if !detach {
+		s.Wait()
+	}
+	return nil
+}
+
+// Abort ends the mount without regard to its users: their calls fail with
+// ENOTCONN, data that the kernel had not written yet is lost. For emergencies,
+// after Unmount and Detach; as root only.
+func (s *Server) Abort() error {
+	if err := abortConnection(s.dev); err != nil {
+		return fmt.Errorf("abort %s: %w", s.mountpoint, err)
+	}
+	return s.Detach()
+}
+
+// watchIdle unmounts when nothing has been asked for MaxIdle.
+func (s *Server) watchIdle() {
+	defer s.workers.Done()
+	d := s.door
+	timer := time.NewTimer(d.opts.MaxIdle)
+	defer timer.Stop()
+	for {
+		select {
+		case <-s.stop:
+			return
+		case <-timer.C:
+		}
+		idle := d.now() - time.Duration(d.lastRequest.Load())
+		if d.inflight.Load() > 0 || idle < d.opts.MaxIdle {
+			timer.Reset(max(d.opts.MaxIdle-idle, d.opts.MaxIdle/16, time.Millisecond))
+			continue
+		}
+		// Not Unmount: that waits for this goroutine.
+		s.unmounting.Lock()
+		top, ok, err := topMount(s.mountpoint)
+		if err == nil && ok && top == s.dev {
+			err = kernelUnmount(s.mountpoint, false)
+		}
+		s.unmounting.Unlock()
+		if err == nil {
+			d.log.Info("unmounted after idle time", "mountpoint", s.mountpoint, "idle", idle)
+			return
+		}
+		if !errors.Is(err, syscall.EBUSY) {
+			d.log.Warn("cannot unmount after idle time", "mountpoint", s.mountpoint, "error", err)
+		}
+		timer.Reset(d.opts.MaxIdle) // in use without requests: look again later
+	}
+}
+
+// libraryOptions translates the door's options for go-fuse.
+func (d *door) libraryOptions() *gofuse.MountOptions {
+	extra := uint64(gofuse.CAP_ASYNC_DIO | gofuse.CAP_HANDLE_KILLPRIV_V2 | gofuse.CAP_SETXATTR_EXT |
+		gofuse.CAP_NO_OPENDIR_SUPPORT | gofuse.CAP_EXPORT_SUPPORT | gofuse.CAP_DIRECT_IO_ALLOW_MMAP |
+		gofuse.CAP_HAS_EXPIRE_ONLY)
+	var disabled uint64
+	if !d.longLived {
+		extra |= gofuse.CAP_READDIRPLUS_AUTO
+	}
+	if !d.stateless {
+		extra |= gofuse.CAP_ATOMIC_O_TRUNC
+	}
+	if d.writeback {
+		extra |= gofuse.CAP_WRITEBACK_CACHE
+	}
+	if d.acl {
+		extra |= gofuse.CAP_DONT_MASK
+	}
+	if !d.passthrough {
+		disabled |= gofuse.CAP_PASSTHROUGH
+	}
+	return &gofuse.MountOptions{
+		FsName:                   d.opts.FsName,
+		Name:                     d.opts.Subtype,
+		MaxBackground:            d.opts.MaxBackground,
+		MaxInflightRequestBytes:  d.opts.MaxRequestMemory,
+		MaxWrite:                 d.opts.MaxWrite,
+		MaxReadAhead:             d.opts.MaxReadAhead,
+		EnableLocks:              d.locks != nil,
+		EnableAcl:                d.acl,
+		EnableSymlinkCaching:     true, // a link's target never changes
+		ExplicitDataCacheControl: d.keepCache && d.longLived,
+		DisableXAttrs:            d.xattrs == nil,
+		DisableSplice:            true, // replies come from memory
+		ExtraCapabilities:        extra,
+		DisabledCapabilities:     disabled,
+		Debug:                    d.opts.Debug,
+		Logger:                   log.New(libraryLog{d.log}, "", 0),
+		PanicHandler: func(p any) gofuse.Status {
+			d.log.Error("panic in the FUSE door", "panic", fmt.Sprint(p))
+			return gofuse.EIO
+		},
+	}
+}
+
+// libraryLog passes go-fuse's log lines on.
+type libraryLog struct{ log *slog.Logger }
+
+func (l libraryLog) Write(p []byte) (int, error) {
+	line := strings.TrimSpace(string(p))
+	switch {
+	case strings.HasPrefix(line, "rx "), strings.HasPrefix(line, "tx "), strings.HasPrefix(line, "doBatchForget"):
+		l.log.Info(line) // only with Debug on
+	case strings.HasPrefix(line, "Unimplemented opcode"):
+		l.log.Debug(line)
+	default:
+		l.log.Warn("fuse: " + line)
+	}
+	return len(p), nil
+}
+
+// probeACL finds whether a tree keeps POSIX ACLs.
+func probeACL(x vfs.XattrFS) bool {
+	if x == nil {
+		return false
+	}
+	_, err := x.GetXattr(context.Background(), &vfs.Caller{}, vfs.Root, vfs.XattrACLAccess)
+	return err == nil || errors.Is(err, syscall.ENODATA)
+}
