@@ -59,6 +59,7 @@ type door struct {
 	closing     atomic.Bool // the connection is gone
 	counts      [OpCount]opCounter
 	complaints  complaints
+	accessLog   atomic.Pointer[func(*Access)] // nil: none
 }
 
 // validity is a duration in the protocol's form.
@@ -80,6 +81,9 @@ func newDoor(fs vfs.FS, opts Options) (*door, error) {
 		entryValid: validityOf(p.EntryValid), attrValid: validityOf(p.AttrValid), negValid: validityOf(p.NegativeValid),
 		keepCache: p.KeepCache,
 		longLived: p.EntryValid >= vfs.Forever && p.AttrValid >= vfs.Forever,
+	}
+	if opts.AccessLog != nil {
+		d.accessLog.Store(&opts.AccessLog)
 	}
 	d.readOnly = opts.ReadOnly || p.ReadOnly
 	d.opts.ReadOnly = d.readOnly

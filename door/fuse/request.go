@@ -78,8 +78,8 @@ func (r *request) end(code *gofuse.Status) {
 	if d.opts.Recorder != nil {
 		d.opts.Recorder.Record(r.op, took, r.bytes, errno)
 	}
-	if d.opts.AccessLog != nil {
-		d.opts.AccessLog(&Access{
+	if log := d.accessLog.Load(); log != nil {
+		(*log)(&Access{
 			Op: r.op, Ino: r.ino, Name: r.name, UID: r.caller.UID, GID: r.caller.GID, PID: r.caller.PID,
 			Start: d.epoch.Add(r.start), Duration: took, Bytes: r.bytes, Errno: errno,
 		})

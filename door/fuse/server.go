@@ -151,6 +151,17 @@ func (s *Server) prime() {
 	}
 }
 
+// SetAccessLog calls fn after each request from now on, in place of what
+// Options.AccessLog or an earlier call asked for; nil ends that. A call of the former
+// function may still be under way when it returns.
+func (s *Server) SetAccessLog(fn func(*Access)) {
+	if fn == nil {
+		s.door.accessLog.Store(nil)
+		return
+	}
+	s.door.accessLog.Store(&fn)
+}
+
 // Mountpoint returns the absolute path of the mount.
 func (s *Server) Mountpoint() string { return s.mountpoint }
 
