@@ -1,0 +1,98 @@
+package control
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"fmt"
+	"net"
+	"sync"
+	"time"
+)
+
+// Client is a connection to a control socket. One call at a time uses it.
+type Client struct {
+	mu   sync.Mutex
+	conn *net.UnixConn
+	r    *bufio.Reader
+	next int
+}
+
+// Dial connects to the socket at path.
+func Dial(ctx context.Context, path string) (*Client, error) {
+	var d net.Dialer
+	c, err := d.DialContext(ctx, "unix", path)
+	if err != nil {
+		return nil, err
+	}
+	return &Client{conn: c.(*net.UnixConn), r: bufio.NewReader(c)}, nil
+}
+
+// Close ends the connection.
+func (c *Client) Close() error { return c.conn.Close() }
+
+// Call sends a command and waits for its result, which is decoded into result
+// unless that is nil. Errors of the command are of type *Error. progress, if not
+// nil, is called with each progress message. When ctx is done the connection is
+// closed, which cancels the command.
+func (c *Client) Call(ctx context.Context, cmd string, args, result any, progress func(json.RawMessage)) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	stop := context.AfterFunc(ctx, func() { c.conn.SetDeadline(time.Unix(1, 0)) })
+	defer stop()
+
+	c.next++
+	req := map[string]any{"cmd": cmd, "id": c.next}
+	if args != nil {
+		req["args"] = args
+	}
+	data, err := encodeMessage(req)
+	if err != nil {
+		return err
+	}
+	if _, err := c.conn.Write(data); err != nil {
+		return c.failed(ctx, err)
+	}
+	for {
+		frame, err := readFrame(c.r)
+		if err != nil {
+			return c.failed(ctx, err)
+		}
+		var msg struct {
+			Progress json.RawMessage `json:"progress"`
+			Result   json.RawMessage `json:"result"`
+			Error    *Error          `json:"error"`
+			ID       int             `json:"id"`
+		}
+		if err := json.Unmarshal(frame, &msg); err != nil {
+			return fmt.Errorf("control socket: answer: %w", err)
+		}
+		switch {
+		case msg.ID != c.next:
+			continue
+		case msg.Progress != nil:
+			if progress != nil {
+				progress(msg.Progress)
+			}
+		case msg.Error != nil:
+			return msg.Error
+		default:
+			if result == nil {
+				return nil
+			}
+			if err := json.Unmarshal(msg.Result, result); err != nil {
+				return fmt.Errorf("control socket: result of %s: %w", cmd, err)
+			}
+			return nil
+		}
+	}
+}
+
+// failed closes the connection, whose state is unknown now.
+func (c *Client) failed(ctx context.Context, err error) error {
+	c.conn.Close()
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	return fmt.Errorf("control socket: %w", err)
+}
