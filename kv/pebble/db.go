@@ -26,12 +26,13 @@ type DB struct {
 	failed atomic.Pointer[failure]
 	down   chan struct{} // closed on the first failure
 
-	seed     maphash.Seed
-	history  history
-	counters counterCache // guarded by history.mu
-	turns    turnstile
-	pressure pressure
-	sync     syncer
+	seed      maphash.Seed
+	history   history
+	counters  counterCache // guarded by history.mu
+	snapshots snapshots
+	turns     turnstile
+	pressure  pressure
+	sync      syncer
 
 	txns  sync.Pool // *txn
 	views sync.Pool // *view
@@ -49,6 +50,7 @@ func newDB(dir string, o Options) *DB {
 	db := &DB{dir: dir, options: o, down: make(chan struct{}), seed: maphash.MakeSeed()}
 	db.disk = newDisk(o.FS, dir, db.fail)
 	db.calls.drained = make(chan struct{})
+	db.snapshots.db = db
 	db.turns.sem = make(chan struct{}, 1)
 	db.pressure.init(db)
 	db.sync.init(db)
@@ -131,6 +133,7 @@ func (db *DB) commit(ctx context.Context, t *txn, fnErr error) error {
 		return err
 	}
 
+	defer db.snapshots.drop() // when the mutex is free again
 	h := &db.history
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -195,6 +198,7 @@ func (db *DB) Close() error {
 	if !db.options.ReadOnly {
 		err = db.sync.flush()
 	}
+	db.snapshots.close()
 	db.disk.close()
 	cerr := db.p.Close()
 	if err == nil && cerr != nil {

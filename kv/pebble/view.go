@@ -13,14 +13,14 @@ import (
 // view is one run of a View. It implements kv.Reader.
 type view struct {
 	db    *DB
-	snap  *pebble.Snapshot // nil until the first read
+	snap  *snapshot // nil until the first read
 	arena arena
 	iter  pebble.IterOptions
 }
 
 func (v *view) release() {
 	if v.snap != nil {
-		_ = v.snap.Close() // never fails
+		v.db.snapshots.release(v.snap)
 		v.snap = nil
 	}
 	v.arena.reset()
@@ -29,9 +29,9 @@ func (v *view) release() {
 
 func (v *view) snapshot() *pebble.Snapshot {
 	if v.snap == nil {
-		v.snap = v.db.p.NewSnapshot()
+		v.snap = v.db.snapshots.acquire()
 	}
-	return v.snap
+	return v.snap.Snapshot
 }
 
 // Get implements kv.Reader.
