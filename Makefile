@@ -1,0 +1,60 @@
+# Massif. The two commands to know:
+#
+#   make run     builds massif, makes a volume, mounts it, does real work in it
+#   make test    sets the machine up, checks and builds everything, runs all tests
+#
+# Both need Go and git and nothing else; as root they install what is missing
+# (Debian packages), otherwise they say what is.
+
+GO      ?= go
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
+LDFLAGS := -s -w -X github.com/massif-fs/massif/internal/cli.Version=$(VERSION)
+BUILD   := CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)'
+
+# Packages whose tests also run under the race detector.
+RACE := ./kv/... ./meta/... ./block/... ./cache/... ./object/... ./tree/... ./door/... ./mount/... ./telemetry/...
+
+FUZZTIME  ?= 20s
+BENCHARGS ?=
+
+.PHONY: build run test race check bench fuzz man setup clean
+
+# The program for this machine, bin/massif.
+build:
+	$(BUILD) -o bin/massif ./cmd/massif
+
+run:
+	@sh scripts/run.sh
+
+setup:
+	@sh scripts/setup.sh
+
+# Everything CI asks for. The last lines are those of go test. The race detector
+# comes first, where there is a C compiler for it.
+test: setup
+	$(GO) vet ./...
+	GOARCH=amd64 $(BUILD) -o bin/massif-linux-amd64 ./cmd/massif
+	GOARCH=arm64 $(BUILD) -o bin/massif-linux-arm64 ./cmd/massif
+	@sh scripts/test.sh
+
+# The race detector alone, on all that runs concurrently.
+race:
+	CGO_ENABLED=1 $(GO) test -race -timeout 20m $(RACE)
+
+check:
+	@sh scripts/check.sh
+
+# Speed beside the plain local file system (and JuiceFS, if it is on PATH).
+bench: build
+	$(GO) run ./internal/bench -massif bin/massif $(BENCHARGS)
+
+# Each fuzz test for FUZZTIME.
+fuzz:
+	@FUZZTIME=$(FUZZTIME) sh scripts/fuzz.sh
+
+# The manual pages, man/*.1.
+man: build
+	bin/massif man man
+
+clean:
+	rm -rf bin man

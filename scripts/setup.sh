@@ -1,0 +1,56 @@
+#!/bin/sh
+# Installs what the tests and "make run" need and this machine has not: FUSE's
+# helper, the programs that tests run on a mount, servers from packages. Quick when
+# nothing is missing. Without root it says what is missing and goes on.
+set -eu
+
+# command:package
+wanted="
+fusermount3:fuse3
+getfattr:attr
+setfacl:acl
+sqlite3:sqlite3
+fio:fio
+gcc:gcc
+prove:perl
+rsync:rsync
+tar:tar
+openssl:openssl
+"
+
+missing=
+for entry in $wanted; do
+	command -v "${entry%%:*}" >/dev/null 2>&1 || missing="$missing ${entry##*:}"
+done
+# PostgreSQL keeps its server programs outside PATH.
+ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || missing="$missing postgresql"
+# The race detector and pjdfstest are C and need the C library's headers.
+[ -e /usr/include/stdio.h ] || missing="$missing libc6-dev"
+
+if [ -n "$missing" ]; then
+	if [ "$(id -u)" -ne 0 ]; then
+		echo "setup: not installed here:$missing" >&2
+		echo "setup: tests that need them are skipped; as root: apt-get install$missing" >&2
+	elif ! command -v apt-get >/dev/null 2>&1; then
+		echo "setup: not installed here:$missing; this is no Debian, so install them by hand" >&2
+	else
+		echo "setup: installing$missing" >&2
+		export DEBIAN_FRONTEND=noninteractive
+		# The packages' services shall not start: tests start their own servers. The
+		# policy is taken back whatever happens.
+		if [ ! -e /usr/sbin/policy-rc.d ]; then
+			trap 'rm -f /usr/sbin/policy-rc.d' EXIT
+			printf '#!/bin/sh\nexit 101\n' >/usr/sbin/policy-rc.d
+			chmod 755 /usr/sbin/policy-rc.d
+		fi
+		# shellcheck disable=SC2086
+		apt-get install -y -q --no-install-recommends $missing >&2 </dev/null ||
+			{ apt-get update -q >&2 </dev/null && apt-get install -y -q --no-install-recommends $missing >&2 </dev/null; } ||
+			echo "setup: some packages could not be installed; tests that need them will say so" >&2
+	fi
+fi
+
+if [ ! -e /dev/fuse ]; then
+	[ "$(id -u)" -eq 0 ] && { modprobe fuse 2>/dev/null || mknod -m 666 /dev/fuse c 10 229 2>/dev/null || true; }
+	[ -e /dev/fuse ] || echo "setup: there is no /dev/fuse: nothing can be mounted here" >&2
+fi
