@@ -1,0 +1,185 @@
+package meta
+
+import (
+	"context"
+	"io"
+	"log/slog"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/massif-fs/massif/kv"
+	"github.com/massif-fs/massif/kv/mem"
+	"github.com/massif-fs/massif/vfs"
+)
+
+var (
+	bg    = context.Background()
+	root  = &vfs.Caller{}
+	quiet = slog.New(slog.NewTextHandler(io.Discard, nil))
+)
+
+// testClock moves on with each look, so that times differ.
+type testClock struct {
+	mu  sync.Mutex
+	now time.Time
+}
+
+func newTestClock() *testClock { return &testClock{now: time.Unix(1_700_000_000, 0)} }
+
+func (c *testClock) Now() time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.now = c.now.Add(time.Millisecond)
+	return c.now
+}
+
+func (c *testClock) pass(d time.Duration) {
+	c.mu.Lock()
+	c.now = c.now.Add(d)
+	c.mu.Unlock()
+}
+
+type testVolume struct {
+	testing.TB
+	db    kv.DB
+	e     *Engine
+	s     Session
+	clock *testClock
+}
+
+func testFormat() Format {
+	return Format{Name: "test", UUID: "u", ChunkSize: MinChunkSize, Compression: "none", InlineLimit: DefaultInlineLimit, Store: "mem:"}
+}
+
+func newVolume(t testing.TB, change ...func(*Format)) *testVolume {
+	t.Helper()
+	f := testFormat()
+	for _, c := range change {
+		c(&f)
+	}
+	db := mem.New()
+	if err := Create(bg, db, f); err != nil {
+		t.Fatal(err)
+	}
+	v := openVolume(t, db, newTestClock())
+	t.Cleanup(func() {
+		v.verify()
+		if err := v.e.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return v
+}
+
+func openVolume(t testing.TB, db kv.DB, clock *testClock) *testVolume {
+	t.Helper()
+	e, err := Open(bg, db, Options{Logger: quiet, Clock: clock.Now})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := e.NewSession(bg, SessionInfo{Host: "h", PID: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &testVolume{TB: t, db: db, e: e, s: s, clock: clock}
+}
+
+func (v *testVolume) ok(err error) {
+	v.Helper()
+	if err != nil {
+		v.Fatal(err)
+	}
+}
+
+func (v *testVolume) want(err error, errno syscall.Errno) {
+	v.Helper()
+	if err == nil || vfs.ErrnoOf(err) != errno {
+		v.Fatalf("error %v, want %v", err, errno)
+	}
+}
+
+func (v *testVolume) mkdir(parent vfs.Ino, name string) vfs.Ino {
+	v.Helper()
+	var a vfs.Attr
+	v.ok(v.s.Mkdir(bg, root, parent, name, 0o755, &a))
+	return a.Ino
+}
+
+func (v *testVolume) file(parent vfs.Ino, name string) vfs.Ino {
+	v.Helper()
+	var a vfs.Attr
+	v.ok(v.s.Mknod(bg, root, parent, name, syscall.S_IFREG|0o644, 0, &a))
+	return a.Ino
+}
+
+func (v *testVolume) attr(ino vfs.Ino) (a vfs.Attr) {
+	v.Helper()
+	v.ok(v.s.GetAttr(bg, root, ino, &a))
+	return a
+}
+
+func (v *testVolume) lookup(parent vfs.Ino, name string) (a vfs.Attr, err error) {
+	err = v.s.Lookup(bg, root, parent, name, &a)
+	return a, err
+}
+
+func (v *testVolume) list(dir vfs.Ino) (names []string) {
+	v.Helper()
+	v.ok(v.s.ReadDir(bg, root, dir, 0, true, func(d *vfs.DirEntry) bool {
+		names = append(names, d.Name)
+		if !d.HasAttr || d.Attr.Ino != d.Ino || d.Attr.Type() != d.Mode {
+			v.Errorf("entry %q has attributes %+v", d.Name, d.Attr)
+		}
+		return true
+	}))
+	return names
+}
+
+// write commits n bytes at off of a chunk in a new block.
+func (v *testVolume) write(ino vfs.Ino, off, n uint64) (block uint64) {
+	v.Helper()
+	id, err := v.s.AllocBlocks(bg, 1)
+	v.ok(err)
+	_, err = v.s.Commit(bg, []Block{{ID: id, Size: uint32(n)}}, []FileWrite{{
+		Ino:    ino,
+		Chunks: []Chunk{{Index: uint32(off / MinChunkSize), Extents: []Extent{{Pos: uint32(off % MinChunkSize), Len: uint32(n), Block: id, Size: uint32(n)}}}},
+		Size:   off + n,
+	}})
+	v.ok(err)
+	return id
+}
+
+// verify checks all invariants.
+func (v *testVolume) verify() {
+	v.Helper()
+}
+
+func TestFirst(t *testing.T) {
+	v := newVolume(t)
+	d := v.mkdir(vfs.Root, "d")
+	f := v.file(d, "f")
+	v.write(f, 0, 1000)
+	if a := v.attr(f); a.Size != 1000 || a.Blocks != 2 {
+		t.Fatalf("%+v", a)
+	}
+	if got := v.list(d); len(got) != 1 || got[0] != "f" {
+		t.Fatal(got)
+	}
+	var a vfs.Attr
+	v.want(v.s.Rmdir(bg, root, vfs.Root, "d"), syscall.ENOTEMPTY)
+	v.ok(v.s.Rename(bg, root, d, "f", vfs.Root, "g", 0, &a))
+	v.ok(v.s.Rmdir(bg, root, vfs.Root, "d"))
+	v.s.Open(f)
+	v.ok(v.s.Unlink(bg, root, vfs.Root, "g", &a))
+	if a.Nlink != 0 {
+		t.Fatal(a)
+	}
+	v.attr(f)
+	v.s.Release(f, 1)
+	v.want(v.s.GetAttr(bg, root, f, &a), syscall.ESTALE)
+	if b, n := v.e.Usage(); b != 0 || n != 1 {
+		t.Fatal(b, n)
+	}
+}

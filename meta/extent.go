@@ -1,0 +1,199 @@
+package meta
+
+import (
+	"encoding/binary"
+	"fmt"
+	"syscall"
+
+	"github.com/massif-fs/massif/vfs"
+)
+
+func (x Extent) end() uint64 { return uint64(x.Pos) + uint64(x.Len) }
+
+// part returns the piece of x that lies in [from, to) of the chunk, which must
+// not be empty.
+func (x Extent) part(from, to uint64) Extent {
+	if from > uint64(x.Pos) {
+		cut := uint32(from - uint64(x.Pos))
+		x.Pos, x.Len = x.Pos+cut, x.Len-cut
+		if x.Block != 0 {
+			x.Off += cut
+		}
+	}
+	if to < x.end() {
+		x.Len = uint32(to - uint64(x.Pos))
+	}
+	return x
+}
+
+// joins tells whether y continues x, so that one extent can be both.
+func (x Extent) joins(y Extent) bool {
+	return x.end() == uint64(y.Pos) && x.Block == y.Block && (x.Block == 0 || x.Off+x.Len == y.Off && x.Size == y.Size)
+}
+
+// appendExtent appends x to an ordered list, joining it with the last one if it
+// continues that.
+func appendExtent(dst []Extent, x Extent) []Extent {
+	if n := len(dst); n > 0 && dst[n-1].joins(x) {
+		dst[n-1].Len += x.Len
+		return dst
+	}
+	return append(dst, x)
+}
+
+// cutExtents appends to dst what old has outside [from, to).
+func cutExtents(dst, old []Extent, from, to uint64) []Extent {
+	for _, x := range old {
+		if uint64(x.Pos) < from {
+			dst = appendExtent(dst, x.part(0, from))
+		}
+		if x.end() > to {
+			dst = appendExtent(dst, x.part(to, x.end()))
+		}
+	}
+	return dst
+}
+
+// partExtents appends to dst what old has in [from, to).
+func partExtents(dst, old []Extent, from, to uint64) []Extent {
+	for _, x := range old {
+		if x.end() > from && uint64(x.Pos) < to {
+			dst = appendExtent(dst, x.part(from, to))
+		}
+	}
+	return dst
+}
+
+// overlayExtents appends to dst the extents of top, and what old has where top
+// has nothing. Both are ordered and without overlaps.
+func overlayExtents(dst, old, top []Extent) []Extent {
+	var from uint64 // old is dealt with up to here
+	i := 0
+	upTo := func(to uint64) {
+		for i < len(old) && uint64(old[i].Pos) < to {
+			if old[i].end() > from {
+				dst = appendExtent(dst, old[i].part(from, to))
+			}
+			if old[i].end() > to {
+				break // the rest of it may show behind top's extent
+			}
+			i++
+		}
+	}
+	for _, x := range top {
+		upTo(uint64(x.Pos))
+		dst = appendExtent(dst, x)
+		from = x.end()
+	}
+	upTo(1 << 32)
+	return dst
+}
+
+// fillExtents appends to dst what old has, with allocated but unwritten extents
+// in the holes of [from, to).
+func fillExtents(dst, old []Extent, from, to uint64) []Extent {
+	at := from
+	hole := func(end uint64) {
+		if end > to {
+			end = to
+		}
+		if at < end {
+			dst = appendExtent(dst, Extent{Pos: uint32(at), Len: uint32(end - at)})
+			at = end
+		}
+	}
+	for _, x := range old {
+		hole(uint64(x.Pos))
+		dst = appendExtent(dst, x)
+		if x.end() > at {
+			at = x.end()
+		}
+	}
+	hole(to)
+	return dst
+}
+
+// sumExtents returns the number of bytes that extents cover.
+func sumExtents(list []Extent) (n uint64) {
+	for _, x := range list {
+		n += uint64(x.Len)
+	}
+	return n
+}
+
+// checkExtents returns EINVAL if list cannot be a chunk's.
+func checkExtents(list []Extent, chunkSize uint32) error {
+	var at uint64
+	for _, x := range list {
+		switch {
+		case x.Len == 0, uint64(x.Pos) < at, x.end() > uint64(chunkSize):
+		case x.Block == 0 && (x.Off != 0 || x.Size != 0):
+		case x.Block != 0 && uint64(x.Off)+uint64(x.Len) > uint64(x.Size):
+		default:
+			at = x.end()
+			continue
+		}
+		return vfs.WithErrno(syscall.EINVAL, fmt.Errorf("extent %+v does not fit its chunk or its block", x))
+	}
+	return nil
+}
+
+// A chunk's record is the number of its extents and for each: the gap to the one
+// before, the length, 0 if it is unwritten, else 1, the block (as difference to
+// the last one), the block's size and the offset.
+
+func encodeChunk(dst []byte, list []Extent) []byte {
+	dst = append(dst, recordVersion)
+	dst = binary.AppendUvarint(dst, uint64(len(list)))
+	var at, block uint64
+	for _, x := range list {
+		dst = binary.AppendUvarint(dst, uint64(x.Pos)-at)
+		dst = binary.AppendUvarint(dst, uint64(x.Len))
+		at = x.end()
+		if x.Block == 0 {
+			dst = append(dst, 0)
+			continue
+		}
+		delta := int64(x.Block - block)
+		dst = append(dst, 1)
+		dst = appendInt64(dst, delta)
+		dst = binary.AppendUvarint(dst, uint64(x.Size))
+		dst = binary.AppendUvarint(dst, uint64(x.Off))
+		block = x.Block
+	}
+	return dst
+}
+
+// decodeChunk appends the record's extents to dst.
+func decodeChunk(dst []Extent, b []byte) ([]Extent, error) {
+	d := newDecoder(b)
+	count := d.uint64()
+	if count > uint64(len(b)) { // each takes at least three bytes
+		d.bad = true
+	}
+	var at, block uint64
+	for i := uint64(0); i < count && !d.bad; i++ {
+		x := Extent{}
+		pos := at + d.uint64()
+		x.Len = d.uint32()
+		if pos < at || pos > MaxChunkSize || pos+uint64(x.Len) > MaxChunkSize || x.Len == 0 {
+			d.bad = true
+			break
+		}
+		x.Pos = uint32(pos)
+		switch d.uint64() {
+		case 0:
+		case 1:
+			block += uint64(d.int64())
+			x.Block, x.Size, x.Off = block, d.uint32(), d.uint32()
+			if x.Block == 0 || uint64(x.Off)+uint64(x.Len) > uint64(x.Size) {
+				d.bad = true
+			}
+		default:
+			d.bad = true
+		}
+		at = x.end()
+		dst = append(dst, x)
+	}
+	return dst, d.finish("chunk")
+}

@@ -1,0 +1,663 @@
+package meta
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"syscall"
+
+	"github.com/massif-fs/massif/kv"
+	"github.com/massif-fs/massif/vfs"
+)
+
+// txn is the layer through which everything is changed. It keeps in one place
+// what must hold for all changes: history of versioned records, references of
+// blocks, the volume's totals and quotas, the attribute cache, the change feed and
+// the order of locks.
+//
+// Inodes are loaded into nodes, changed there, and written when the transaction's
+// function is done: once each, and with what the change means for quotas.
+//
+// The function may run several times. It must set everything it hands to its
+// caller in each run.
+type txn struct {
+	view
+	w     kv.Txn
+	ctx   context.Context
+	from  *session // whose change it is; nil for the engine's own
+	body  func(*txn) error
+	apply func(kv.Txn) error // run, made once
+
+	stripes   []uint16 // held, ascending
+	wanted    []vfs.Ino
+	exclusive bool // holds the gate alone
+
+	// Of the present run:
+	now     vfs.Time
+	stamp   uint64 // its place in time, for history and the delete queue
+	nodes   []*node
+	count   int // nodes in use
+	blocks  []blockChange
+	byBlock map[uint64]int // index in blocks
+	charges []charge
+	changes []vfs.Change
+	named   []vfs.Ino // nameless inodes that were marked in the table of uses
+	then    []func()  // after the commit, with the locks held
+	cached  bool      // the attribute cache knows of the commit
+	charged bool
+	value   []byte // scratch for values
+	hkey    []byte // scratch for history
+}
+
+// node is an inode in a transaction.
+type node struct {
+	ino     vfs.Ino
+	inode         // as it is to be
+	old     inode // as it was; undefined for a fresh one
+	fresh   bool  // made by this transaction
+	removed bool
+}
+
+var (
+	// errRelock ends a run that needs locks which it could not have: it is
+	// repeated with them.
+	errRelock = errors.New("run again with more locks")
+	// errExclusive ends a run that needs the gate for itself.
+	errExclusive = errors.New("run again alone")
+)
+
+var txns = sync.Pool{New: func() any {
+	t := &txn{byBlock: make(map[uint64]int)}
+	t.apply = t.runOnce
+	return t
+}}
+
+// update runs fn in a transaction that holds the locks of inos, commits it and
+// tells the cache, the feed and the quotas. Errors come back as fn gave them.
+func (e *Engine) update(ctx context.Context, s *session, inos []vfs.Ino, fn func(*txn) error) error {
+	return e.transact(ctx, s, inos, false, fn)
+}
+
+// updateAlone is update while no other change is under way.
+func (e *Engine) updateAlone(ctx context.Context, s *session, fn func(*txn) error) error {
+	return e.transact(ctx, s, nil, true, fn)
+}
+
+func (e *Engine) transact(ctx context.Context, s *session, inos []vfs.Ino, alone bool, fn func(*txn) error) error {
+	if e.readOnly {
+		return syscall.EROFS
+	}
+	if s != nil && s.closed.Load() {
+		return vfs.WithErrno(syscall.EIO, errSessionClosed)
+	}
+	t := txns.Get().(*txn)
+	t.e, t.ctx, t.from, t.body, t.exclusive = e, ctx, s, fn, alone
+	t.wanted = append(t.wanted[:0], inos...)
+	t.enter()
+	var err error
+	for {
+		t.lock()
+		err = e.db.Update(ctx, t.apply)
+		if err == nil {
+			t.committed()
+			t.unlock()
+			break
+		}
+		t.undo()
+		t.unlock()
+		if errors.Is(err, errExclusive) && !t.exclusive {
+			t.leave()
+			t.exclusive = true
+			t.enter()
+		} else if !errors.Is(err, errRelock) {
+			break
+		}
+	}
+	t.leave()
+	t.release()
+	return err
+}
+
+func (t *txn) enter() {
+	if t.exclusive {
+		t.e.gate.Lock()
+	} else {
+		t.e.gate.RLock()
+	}
+}
+
+func (t *txn) leave() {
+	if t.exclusive {
+		t.e.quotas.forgetChains() // directories may have moved
+		t.e.gate.Unlock()
+	} else {
+		t.e.gate.RUnlock()
+	}
+}
+
+// release forgets what the transaction held and gives its memory back.
+func (t *txn) release() {
+	t.reset()
+	t.e, t.ctx, t.from, t.body, t.w, t.r = nil, nil, nil, nil, nil, nil
+	if cap(t.value) > 64<<10 {
+		t.value = nil
+	}
+	txns.Put(t)
+}
+
+// reset forgets the last run.
+func (t *txn) reset() {
+	t.count = 0
+	if len(t.nodes) > 64 {
+		t.nodes = nil
+	}
+	t.blocks = t.blocks[:0]
+	if cap(t.blocks) > 1024 {
+		t.blocks, t.byBlock = nil, make(map[uint64]int)
+	}
+	clear(t.byBlock)
+	clear(t.charges)
+	t.charges = t.charges[:0]
+	clear(t.changes)
+	t.changes = t.changes[:0]
+	t.named = t.named[:0]
+	clear(t.then)
+	t.then = t.then[:0]
+}
+
+// runOnce is one run within the store's Update.
+func (t *txn) runOnce(w kv.Txn) error {
+	t.undo()
+	t.reset()
+	t.w, t.r = w, w
+	t.now = t.e.now()
+	t.stamp = t.e.clock.tick(t.now)
+	if err := t.body(t); err != nil {
+		return err
+	}
+	t.bound()
+	if err := t.flushNodes(); err != nil {
+		return err
+	}
+	if err := t.flushBlocks(); err != nil {
+		return err
+	}
+	if err := t.flushCharges(); err != nil {
+		return err
+	}
+	for _, n := range t.nodes[:t.count] {
+		t.e.cache.begin(n.ino)
+	}
+	t.cached = true
+	return nil
+}
+
+// undo takes back what a run that was not committed left in memory.
+func (t *txn) undo() {
+	if t.cached {
+		for _, n := range t.nodes[:t.count] {
+			t.e.cache.end(n.ino, nil)
+		}
+		t.cached = false
+	}
+	if t.charged {
+		t.e.quotas.undo(t.charges)
+		t.charged = false
+	}
+	for _, ino := range t.named {
+		t.e.uses.revive(ino)
+	}
+	t.named = t.named[:0]
+}
+
+// committed tells everybody, with the locks still held so that changes of an
+// inode are told in their order.
+func (t *txn) committed() {
+	for _, n := range t.nodes[:t.count] {
+		if n.removed {
+			t.e.cache.end(n.ino, nil)
+		} else {
+			t.e.cache.end(n.ino, &n.inode)
+		}
+	}
+	t.cached = false
+	t.e.quotas.settle(t.charges)
+	t.charged = false
+	t.named = t.named[:0]
+	for _, fn := range t.then {
+		fn()
+	}
+	if len(t.changes) > 0 {
+		t.e.tell(t.from, t.changes)
+	}
+}
+
+// Locks
+
+// Each inode belongs to one of lockStripes locks. A transaction that changes an
+// inode holds its lock, so that transactions in this process seldom conflict in
+// the store, and stamps of an inode's changes ascend. They are taken in ascending
+// order, or tried.
+const lockStripes = 1024
+
+type stripe struct {
+	sync.Mutex
+	_ [56]byte
+}
+
+func stripeOf(ino vfs.Ino) uint16 { return uint16(uint64(ino) * 0x9e3779b97f4a7c15 >> 54) }
+
+// lock takes the locks of the wanted inodes.
+func (t *txn) lock() {
+	t.stripes = t.stripes[:0]
+	if t.exclusive {
+		return // nobody else is here
+	}
+	for _, ino := range t.wanted {
+		t.stripes = append(t.stripes, stripeOf(ino))
+	}
+	slices.Sort(t.stripes)
+	t.stripes = slices.Compact(t.stripes)
+	for _, i := range t.stripes {
+		t.e.stripes[i].Lock()
+	}
+}
+
+func (t *txn) unlock() {
+	for _, i := range t.stripes {
+		t.e.stripes[i].Unlock()
+	}
+	t.stripes = t.stripes[:0]
+}
+
+// alsoLock makes sure that the lock of ino is held, or returns errRelock.
+func (t *txn) alsoLock(ino vfs.Ino) error {
+	if t.exclusive {
+		return nil
+	}
+	i := stripeOf(ino)
+	if slices.Contains(t.stripes, i) {
+		return nil
+	}
+	if t.e.stripes[i].TryLock() {
+		t.stripes = append(t.stripes, i)
+		return nil
+	}
+	t.wanted = append(t.wanted, ino)
+	return errRelock
+}
+
+// Inodes
+
+// load returns the node of an inode that is there: ESTALE if not. Changes made
+// to the node are written when the function is done.
+func (t *txn) load(ino vfs.Ino) (*node, error) {
+	for _, n := range t.nodes[:t.count] {
+		if n.ino == ino {
+			if n.removed {
+				return nil, syscall.ESTALE
+			}
+			return n, nil
+		}
+	}
+	if err := t.alsoLock(ino); err != nil {
+		return nil, err
+	}
+	n := t.node(ino)
+	if err := t.inode(ino, &n.old); err != nil {
+		t.count--
+		return nil, err
+	}
+	n.inode = n.old
+	return n, nil
+}
+
+// loadDir is load for a directory that can get and lose names: ENOTDIR, and
+// ENOENT if it has been removed.
+func (t *txn) loadDir(ino vfs.Ino) (*node, error) {
+	n, err := t.load(ino)
+	switch {
+	case err != nil:
+		return nil, err
+	case !n.isDir():
+		return nil, syscall.ENOTDIR
+	case n.nlink == 0:
+		return nil, syscall.ENOENT
+	}
+	return n, nil
+}
+
+// loadFile is load for a regular file: EISDIR, EINVAL.
+func (t *txn) loadFile(ino vfs.Ino) (*node, error) {
+	n, err := t.load(ino)
+	switch {
+	case err != nil:
+		return nil, err
+	case n.isDir():
+		return nil, syscall.EISDIR
+	case !n.isRegular():
+		return nil, syscall.EINVAL
+	}
+	return n, nil
+}
+
+// create adds a new inode.
+func (t *txn) create(ino vfs.Ino, in inode) *node {
+	n := t.node(ino)
+	n.inode, n.fresh = in, true
+	return n
+}
+
+func (t *txn) node(ino vfs.Ino) *node {
+	if t.count == len(t.nodes) {
+		t.nodes = append(t.nodes, new(node))
+	}
+	n := t.nodes[t.count]
+	t.count++
+	n.ino, n.fresh, n.removed = ino, false, false
+	return n
+}
+
+// flushNodes writes the attribute records and charges what their change means.
+func (t *txn) flushNodes() error {
+	for _, n := range t.nodes[:t.count] {
+		switch {
+		case n.removed && n.fresh:
+			continue
+		case n.removed:
+			t.key = appendInodeKey(t.key[:0], n.ino)
+			if err := t.del(t.key); err != nil {
+				return err
+			}
+			if err := t.charge(n.old.parent, -n.old.usage(), -1); err != nil {
+				return err
+			}
+		case n.fresh || n.inode != n.old:
+			t.value = n.encode(t.value[:0])
+			t.key = appendInodeKey(t.key[:0], n.ino)
+			if err := t.put(t.key, t.value); err != nil {
+				return err
+			}
+			if err := t.chargeNode(n); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (t *txn) chargeNode(n *node) error {
+	switch {
+	case n.fresh:
+		return t.charge(n.parent, n.usage(), 1)
+	case n.parent != n.old.parent:
+		if err := t.charge(n.old.parent, -n.old.usage(), -1); err != nil {
+			return err
+		}
+		return t.charge(n.parent, n.usage(), 1)
+	case n.usage() != n.old.usage():
+		return t.charge(n.parent, n.usage()-n.old.usage(), 0)
+	}
+	return nil
+}
+
+// Records
+
+// put writes a record, and its history if it has one.
+func (t *txn) put(key, value []byte) error {
+	if err := t.remember(key); err != nil {
+		return err
+	}
+	t.w.Put(key, value)
+	return nil
+}
+
+// del removes a record, and writes its history if it has one.
+func (t *txn) del(key []byte) error {
+	if err := t.remember(key); err != nil {
+		return err
+	}
+	t.w.Delete(key)
+	return nil
+}
+
+// remember writes what a versioned record was before this transaction.
+func (t *txn) remember(key []byte) error {
+	if !t.e.historyOn.Load() || !versioned(key[0]) {
+		return nil
+	}
+	t.hkey = appendHistoryKey(t.hkey[:0], key, t.stamp)
+	if b, err := t.view.value(t.hkey); err != nil || b != nil {
+		return err // this transaction has changed it before
+	}
+	old, err := t.view.value(key)
+	if err != nil {
+		return err
+	}
+	if old == nil {
+		t.w.Put(t.hkey, []byte{0})
+		return nil
+	}
+	t.w.Put(t.hkey, append([]byte{1}, old...))
+	return nil
+}
+
+// putName gives a directory an entry: e.cookie is set if it is 0.
+func (t *txn) putName(dir *node, name string, e *entry) error {
+	if e.cookie == 0 {
+		e.cookie = dir.next
+		dir.next++
+	}
+	t.value = e.encodeName(t.value[:0])
+	t.key = appendNameKey(t.key[:0], dir.ino, name)
+	if err := t.put(t.key, t.value); err != nil {
+		return err
+	}
+	t.value = e.encodeEntry(t.value[:0], name)
+	t.key = appendEntryKey(t.key[:0], dir.ino, e.cookie)
+	return t.put(t.key, t.value)
+}
+
+func (t *txn) delName(dir *node, name string, e entry) error {
+	t.key = appendNameKey(t.key[:0], dir.ino, name)
+	if err := t.del(t.key); err != nil {
+		return err
+	}
+	t.key = appendEntryKey(t.key[:0], dir.ino, e.cookie)
+	return t.del(t.key)
+}
+
+func (t *txn) putLink(ino, parent vfs.Ino, name string) error {
+	t.key = appendLinkKey(t.key[:0], ino, parent, name)
+	return t.put(t.key, nil)
+}
+
+func (t *txn) delLink(ino, parent vfs.Ino, name string) error {
+	t.key = appendLinkKey(t.key[:0], ino, parent, name)
+	return t.del(t.key)
+}
+
+func (t *txn) putTarget(ino vfs.Ino, target string) error {
+	t.key = appendTargetKey(t.key[:0], ino)
+	t.value = append(t.value[:0], target...)
+	return t.put(t.key, t.value)
+}
+
+func (t *txn) putXattr(ino vfs.Ino, name string, value []byte) error {
+	t.key = appendXattrKey(t.key[:0], ino, name)
+	return t.put(t.key, value)
+}
+
+func (t *txn) delXattr(ino vfs.Ino, name string) error {
+	t.key = appendXattrKey(t.key[:0], ino, name)
+	return t.del(t.key)
+}
+
+// putInline makes data, which is not empty, the inline content of a file.
+func (t *txn) putInline(n *node, data []byte) error {
+	n.flags |= flagInline
+	n.alloc = uint64(len(data))
+	t.key = appendInlineKey(t.key[:0], n.ino)
+	return t.put(t.key, data)
+}
+
+func (t *txn) delInline(n *node) error {
+	n.flags &^= flagInline
+	n.alloc = 0
+	t.key = appendInlineKey(t.key[:0], n.ino)
+	return t.del(t.key)
+}
+
+// putChunk makes list, which replaces old, the layout of a chunk: allocated bytes
+// and block references follow.
+func (t *txn) putChunk(n *node, index uint32, old, list []Extent) error {
+	for _, x := range list {
+		if x.Block != 0 {
+			t.refer(x.Block, 1, int64(x.Len))
+		}
+	}
+	for _, x := range old {
+		if x.Block != 0 {
+			t.refer(x.Block, -1, -int64(x.Len))
+		}
+	}
+	before, after := sumExtents(old), sumExtents(list)
+	if n.alloc+after < before {
+		return fmt.Errorf("allocated bytes of inode %d are fewer than its chunk %d has: %w", n.ino, index, kv.ErrCorrupt)
+	}
+	n.alloc = n.alloc + after - before
+	t.key = appendChunkKey(t.key[:0], n.ino, index)
+	if len(list) == 0 {
+		if len(old) == 0 {
+			return nil
+		}
+		return t.del(t.key)
+	}
+	t.value = encodeChunk(t.value[:0], list)
+	return t.put(t.key, t.value)
+}
+
+func (t *txn) putOrphan(session uint64, ino vfs.Ino) {
+	t.key = appendOrphanKey(t.key[:0], session, ino)
+	t.w.Put(t.key, nil)
+}
+
+func (t *txn) delOrphan(session uint64, ino vfs.Ino) {
+	t.key = appendOrphanKey(t.key[:0], session, ino)
+	t.w.Delete(t.key)
+}
+
+// Blocks
+
+type blockChange struct {
+	id    uint64
+	size  uint32
+	fresh bool // registered by this transaction
+	refs  int64
+	live  int64
+}
+
+func (t *txn) block(id uint64) *blockChange {
+	i, ok := t.byBlock[id]
+	if !ok {
+		i = len(t.blocks)
+		t.byBlock[id] = i
+		t.blocks = append(t.blocks, blockChange{id: id})
+	}
+	return &t.blocks[i]
+}
+
+// refer counts references to a block, and bytes that they cover.
+func (t *txn) refer(id uint64, refs, live int64) {
+	b := t.block(id)
+	b.refs += refs
+	b.live += live
+}
+
+// register adds a new block: EINVAL if the id is 0 or in use.
+func (t *txn) register(nb Block) error {
+	t.key = appendBlockKey(t.key[:0], nb.ID)
+	old, err := t.view.value(t.key)
+	if err != nil {
+		return err
+	}
+	b := t.block(nb.ID)
+	if nb.ID == 0 || nb.Size == 0 || old != nil || b.fresh {
+		return vfs.WithErrno(syscall.EINVAL, fmt.Errorf("block %d of %d bytes cannot be registered: empty, or its id is in use", nb.ID, nb.Size))
+	}
+	b.fresh, b.size = true, nb.Size
+	return nil
+}
+
+// flushBlocks writes the blocks' records. One whose last reference went is put
+// into the delete queue, one that is referred to again is taken out.
+func (t *txn) flushBlocks() error {
+	for i := range t.blocks {
+		c := &t.blocks[i]
+		if !c.fresh && c.refs == 0 && c.live == 0 {
+			continue
+		}
+		r := blockRecord{size: c.size, created: t.stamp}
+		if !c.fresh {
+			t.key = appendBlockKey(t.key[:0], c.id)
+			b, err := t.view.value(t.key)
+			if err != nil {
+				return err
+			}
+			if b == nil {
+				return vfs.WithErrno(syscall.EINVAL, fmt.Errorf("block %d is not known", c.id))
+			}
+			if r, err = decodeBlock(b); err != nil {
+				return fmt.Errorf("block %d: %w", c.id, err)
+			}
+			if r.refs == 0 && c.refs > 0 {
+				t.key = appendQueueKey(t.key[:0], r.retired, c.id)
+				t.w.Delete(t.key)
+			}
+		}
+		refs, live := int64(r.refs)+c.refs, int64(r.live)+c.live
+		if refs < 0 || live < 0 || refs == 0 && live != 0 {
+			return fmt.Errorf("references of block %d do not add up (%d%+d, bytes %d%+d): %w", c.id, r.refs, c.refs, r.live, c.live, kv.ErrCorrupt)
+		}
+		r.refs, r.live = uint64(refs), uint64(live)
+		if refs == 0 {
+			r.retired = t.stamp
+			t.value = queueRecord{size: r.size, created: r.created}.encode(t.value[:0])
+			t.key = appendQueueKey(t.key[:0], t.stamp, c.id)
+			t.w.Put(t.key, t.value)
+		}
+		t.value = r.encode(t.value[:0])
+		t.key = appendBlockKey(t.key[:0], c.id)
+		t.w.Put(t.key, t.value)
+	}
+	return nil
+}
+
+// Changes
+
+func (t *txn) changed(c vfs.Change) {
+	if t.e.watched.Load() > 0 {
+		t.changes = append(t.changes, c)
+	}
+}
+
+func (t *txn) changedEntry(parent vfs.Ino, name string, ino vfs.Ino) {
+	t.changed(vfs.Change{Kind: vfs.ChangeEntry, Parent: parent, Name: name, Ino: ino})
+}
+
+func (t *txn) changedAttr(ino vfs.Ino) { t.changed(vfs.Change{Kind: vfs.ChangeAttr, Ino: ino}) }
+
+func (t *txn) changedData(ino vfs.Ino, off, length int64) {
+	t.changed(vfs.Change{Kind: vfs.ChangeData, Ino: ino, Off: off, Len: length})
+}
+
+// changedLink tells that an inode lost a name: it lives on, or is gone.
+func (t *txn) changedLink(n *node) {
+	if n.removed {
+		t.changed(vfs.Change{Kind: vfs.ChangeGone, Ino: n.ino})
+	} else {
+		t.changedAttr(n.ino)
+	}
+}
