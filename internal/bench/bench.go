@@ -1,4 +1,7 @@
-// Package bench measures Massif beside the plain local file system.
+// Bench measures Massif beside the plain local file system.
+//
+//	make bench
+//	go run ./internal/bench -massif bin/massif -quick
 //
 // One run does the same work on each file system ([Target]): a directory of the
 // local disk, a Massif volume whose blocks lie on that disk, and, where their
@@ -14,7 +17,7 @@
 // A row's cold state means: unmounted, its own disk cache wiped, the kernel's caches
 // dropped, mounted again. Only root can drop the kernel's caches; without root
 // such rows are left out.
-package bench
+package main
 
 import (
 	"context"

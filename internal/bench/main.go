@@ -1,7 +1,3 @@
-// Bench measures Massif beside the plain local file system; see package bench.
-//
-//	make bench
-//	go run ./internal/bench/cmd/bench -massif bin/massif -quick
 package main
 
 import (
@@ -16,7 +12,6 @@ import (
 	"strings"
 	"syscall"
 
-	"github.com/massif-fs/massif/internal/bench"
 )
 
 func main() {
@@ -31,14 +26,14 @@ func main() {
 	list := flag.Bool("list", false, "list the rows")
 	flag.Parse()
 	if *list {
-		fmt.Println(bench.Names())
+		fmt.Println(Names())
 		return
 	}
 	if flag.NArg() > 0 {
 		fmt.Fprintln(os.Stderr, "bench: no arguments, only flags; see -help")
 		os.Exit(2)
 	}
-	cfg := bench.Config{Work: *work, Rounds: *rounds, Scale: *scale}
+	cfg := Config{Work: *work, Rounds: *rounds, Scale: *scale}
 	if *quick {
 		cfg.Rounds, cfg.Scale = 1, 0.1
 	}
@@ -51,17 +46,17 @@ func main() {
 	}
 }
 
-func run(cfg bench.Config, massif, targets string, asJSON bool) error {
+func run(cfg Config, massif, targets string, asJSON bool) error {
 	if strings.Contains(massif, "/") {
 		var err error
 		if massif, err = filepath.Abs(massif); err != nil {
 			return err
 		}
 	}
-	cfg.Targets = bench.Found(massif)
+	cfg.Targets = Found(massif)
 	if targets != "" {
 		want := strings.Split(targets, ",")
-		cfg.Targets = slices.DeleteFunc(cfg.Targets, func(t bench.Target) bool { return !slices.Contains(want, t.Name()) })
+		cfg.Targets = slices.DeleteFunc(cfg.Targets, func(t Target) bool { return !slices.Contains(want, t.Name()) })
 	}
 	cfg.Log = func(format string, args ...any) { fmt.Fprintf(os.Stderr, format+"\n", args...) }
 	if os.Geteuid() != 0 {
@@ -69,7 +64,7 @@ func run(cfg bench.Config, massif, targets string, asJSON bool) error {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	rep, err := bench.Run(ctx, cfg)
+	rep, err := Run(ctx, cfg)
 	if err != nil {
 		return err
 	}
