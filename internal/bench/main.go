@@ -11,7 +11,6 @@ import (
 	"slices"
 	"strings"
 	"syscall"
-
 )
 
 func main() {
