@@ -106,13 +106,8 @@ func (s *suite) testList(t *testing.T, store object.Store) {
 		"b/1", "b/2", "b/3", "b/sub/1", "b/sub/2", "b/sub!/x", "b0",
 		"c", "d/e/f/g/h", "d/e/f/g/i", "é/1", "é/2", "日本", "z z/1", "z+z/1", "z%20z/1",
 	}
-	var keys []string
-	for _, key := range candidates {
-		if !s.refused(t, store, key) {
-			keys = append(keys, key)
-			put(t, store, key, []byte(key), nil)
-		}
-	}
+	keys := s.keepable(t, store, candidates)
+	s.fill(t, store, keys)
 	for _, prefix := range []string{"", "a", "a/", "a/c", "a/c/", "b/", "b/s", "b/sub/", "d/e", "d/e/f/g/h", "none", "é", "z", "a/b/", "zz"} {
 		for _, delim := range []string{"", "/"} {
 			for _, after := range []string{"", "a", "a/", "a/b", "a/c", "a/c/", "a/c/d", "a/c/zzz", "b", "b/sub/1", "b/sub/", "0", "é/1", "zz", "\U0010ffff"} {

@@ -20,6 +20,8 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -39,6 +41,9 @@ type Factory struct {
 	// refuses a valid key, "" if it keeps it. The suite checks that a refused key
 	// gives an error and then leaves it out.
 	RefusesKey func(key string) string
+	// NoNesting, if not empty, is the reason why the server keeps no object whose
+	// key goes on with '/' after the key of another object.
+	NoNesting string
 	// Parallel is the number of requests that the suite has in flight where it
 	// prepares many objects; 0: 16.
 	Parallel int
@@ -129,6 +134,21 @@ func (s *suite) refused(t *testing.T, store object.Store, key string) bool {
 		t.Errorf("put %q was accepted though the store refuses it: %s", key, why)
 	}
 	return true
+}
+
+// keepable leaves out the keys that the server does not keep, each because of
+// itself or of another one.
+func (s *suite) keepable(t *testing.T, store object.Store, keys []string) []string {
+	t.Helper()
+	var kept []string
+	for _, key := range keys {
+		below := func(other string) bool { return strings.HasPrefix(key, other+"/") || strings.HasPrefix(other, key+"/") }
+		if s.NoNesting != "" && slices.ContainsFunc(kept, below) || s.refused(t, store, key) {
+			continue
+		}
+		kept = append(kept, key)
+	}
+	return kept
 }
 
 // content returns n bytes that depend on seed.

@@ -1,0 +1,168 @@
+// Package testserver starts real servers for tests, each on a free loopback port
+// with a directory of its own, and puts faults between them and their clients.
+//
+// The programs come from scripts/install-tools.sh. Where one is missing the test
+// is skipped; with MASSIF_REQUIRE_TOOLS=1 it fails, so that nothing is left out
+// unseen where all tests must run.
+package testserver
+
+import (
+	"bytes"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// Tool returns the path of an installed test program, from $MASSIF_TOOLS, the
+// directory where install-tools.sh puts it, or $PATH. If it is missing the test
+// ends, skipped or failed.
+func Tool(t testing.TB, name string) string {
+	t.Helper()
+	if path := find(name); path != "" {
+		return path
+	}
+	msg := name + " is not installed; scripts/install-tools.sh does that"
+	if os.Getenv("MASSIF_REQUIRE_TOOLS") == "1" {
+		t.Fatal(msg)
+	}
+	t.Skip(msg)
+	return ""
+}
+
+func find(name string) string {
+	dirs := []string{os.Getenv("MASSIF_TOOLS")}
+	if dirs[0] == "" {
+		cache := os.Getenv("XDG_CACHE_HOME")
+		if home, err := os.UserHomeDir(); cache == "" && err == nil {
+			cache = filepath.Join(home, ".cache")
+		}
+		dirs[0] = filepath.Join(cache, "massif-tools")
+	}
+	for _, dir := range dirs {
+		path := filepath.Join(dir, name)
+		if st, err := os.Stat(path); err == nil && st.Mode().IsRegular() && st.Mode()&0o111 != 0 {
+			return path
+		}
+	}
+	path, err := exec.LookPath(name)
+	if err != nil {
+		return ""
+	}
+	return path
+}
+
+// output collects what a program says, for the log of a failed test.
+type output struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (o *output) Write(p []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.buf.Len() < 64<<10 {
+		o.buf.Write(p)
+	}
+	return len(p), nil
+}
+
+func (o *output) String() string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.buf.String()
+}
+
+// start runs a program until the end of the test and waits until ready returns
+// nil. The program dies with the test process, whatever happens to that.
+func start(t testing.TB, cmd *exec.Cmd, ready func() error) {
+	t.Helper()
+	var out output
+	cmd.Stdout, cmd.Stderr = &out, &out
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	died := make(chan error, 1)
+	started := make(chan error, 1)
+	go func() {
+		// Pdeathsig is about the thread that started the program: it must live on.
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		err := cmd.Start()
+		started <- err
+		if err == nil {
+			died <- cmd.Wait()
+		}
+	}()
+	if err := <-started; err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		<-died
+		if t.Failed() && out.String() != "" {
+			t.Logf("%s said:\n%s", filepath.Base(cmd.Path), out.String())
+		}
+	})
+	deadline := time.Now().Add(30 * time.Second)
+	for {
+		err := ready()
+		if err == nil {
+			return
+		}
+		select {
+		case derr := <-died:
+			died <- derr // for the clean-up
+			t.Fatalf("%s ended: %v\n%s", filepath.Base(cmd.Path), derr, out.String())
+		case <-time.After(10 * time.Millisecond):
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%s does not answer: %v\n%s", filepath.Base(cmd.Path), err, out.String())
+		}
+	}
+}
+
+// freeAddr returns a loopback address that nobody listens on at the moment.
+func freeAddr(t testing.TB) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}
+
+func dial(addr string) error {
+	c, err := net.DialTimeout("tcp", addr, time.Second)
+	if err != nil {
+		return err
+	}
+	return c.Close()
+}
+
+// Credentials of a test server.
+type Credentials struct {
+	AccessKey, SecretKey string
+}
+
+// S3 starts an S3 server (versitygw over a directory) with one empty bucket.
+func S3(t testing.TB) (endpoint, bucket string, creds Credentials) {
+	t.Helper()
+	program := Tool(t, "versitygw")
+	dir := t.TempDir()
+	bucket = "massif-test"
+	if err := os.Mkdir(filepath.Join(dir, bucket), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	creds = Credentials{"massif-access", "massif-secret-of-a-test"}
+	addr := freeAddr(t)
+	cmd := exec.Command(program, "--port", addr, "--quiet", "--keep-alive", "posix", dir)
+	cmd.Env = append(os.Environ(), "ROOT_ACCESS_KEY="+creds.AccessKey, "ROOT_SECRET_KEY="+creds.SecretKey)
+	start(t, cmd, func() error { return dial(addr) })
+	return fmt.Sprintf("http://%s", addr), bucket, creds
+}
