@@ -239,6 +239,9 @@ func (s *Store) first(ctx context.Context, src source, r Ref, p []byte, off uint
 		return nil, false, damaged("object has %d bytes, not %d", n, h.object)
 	}
 	s.headers.add(h)
+	if len(p) == 0 { // a prefetch, which wants the header alone
+		return h, false, nil
+	}
 	i := int(off >> h.frameShift)
 	last := int((uint64(off)+uint64(len(p))-1)>>h.frameShift) + 1
 	if int(h.frames[last-1].end()) > n {

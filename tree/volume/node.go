@@ -1,0 +1,254 @@
+package volume
+
+import (
+	"context"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/massif-fs/massif/meta"
+	"github.com/massif-fs/massif/vfs"
+)
+
+// node is a regular file in use: open, dirty, or just being looked at.
+type node struct {
+	ino  vfs.Ino
+	refs int // users of this node, guarded by the shard's mu
+
+	// flushMu is held by whoever flushes the node or changes its layout.
+	flushMu sync.Mutex
+
+	unlinked atomic.Bool // its last name is gone: no need to flush in a hurry
+
+	mu     sync.RWMutex
+	loaded bool
+	size   int64
+	mtime  vfs.Time // of a write that the metadata do not know yet, or zero
+
+	// A file is small while its content lies whole in small: at most the inline
+	// limit, with a hole up to size behind it.
+	small      bool
+	content    []byte
+	smallDirty bool
+	smallGen   uint64 // counts changes of content
+	hasInline  bool   // the metadata may have inline content
+
+	active, frozen map[uint32]*segments // by chunk; frozen is being flushed and unchanging
+	activeBytes    int64                // dirty bytes in active
+	activeSpace    int64                // memory of active
+	frozenSpace    int64                // memory of frozen
+	reserved       int64                // bytes of quota claimed for active and content
+
+	layout    map[uint32][]meta.Extent // what the metadata say, as far as asked
+	layoutGen uint64                   // counts changes of the layout
+
+	flushErr error // of a background flush; told once to Sync, Flush or WriteAt
+
+	touched bool // atime was looked after
+
+	// Place in FS.dirtyNodes, guarded by FS.dirtyMu.
+	prev, next *node
+	listed     bool
+	dirtySince time.Time
+}
+
+// shard is a part of the table of nodes.
+type shard struct {
+	mu    sync.RWMutex
+	nodes map[vfs.Ino]*node
+}
+
+func (fs *FS) shard(ino vfs.Ino) *shard { return &fs.shards[uint64(ino)%uint64(len(fs.shards))] }
+
+// use returns the node of an inode and counts the caller as its user. It makes one
+// if need be; it does not look whether there is such an inode.
+func (fs *FS) use(ino vfs.Ino) *node {
+	s := fs.shard(ino)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n := s.nodes[ino]
+	if n == nil {
+		n = &node{ino: ino}
+		s.nodes[ino] = n
+	}
+	n.refs++
+	return n
+}
+
+// peek returns the node of an inode if there is one, without counting; the caller
+// must not write through it.
+func (fs *FS) peek(ino vfs.Ino) *node {
+	s := fs.shard(ino)
+	s.mu.RLock()
+	n := s.nodes[ino]
+	s.mu.RUnlock()
+	return n
+}
+
+// useIfPresent is use without making a node.
+func (fs *FS) useIfPresent(ino vfs.Ino) *node {
+	s := fs.shard(ino)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n := s.nodes[ino]
+	if n != nil {
+		n.refs++
+	}
+	return n
+}
+
+// drop ends a use of n.
+func (fs *FS) drop(n *node) {
+	s := fs.shard(n.ino)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if n.refs--; n.refs == 0 {
+		delete(s.nodes, n.ino)
+		for index := range n.layout {
+			fs.layoutSize.Add(-int64(n.weight(index)))
+		}
+	}
+}
+
+// load fills in what the metadata know. n.mu is held for writing.
+func (fs *FS) load(ctx context.Context, n *node) error {
+	if n.loaded {
+		return nil
+	}
+	var a vfs.Attr
+	if err := fs.sess.GetAttr(ctx, nil, n.ino, &a); err != nil {
+		return err
+	}
+	if a.IsDir() {
+		return syscall.EISDIR
+	}
+	if !a.IsRegular() {
+		return syscall.EINVAL
+	}
+	n.size = int64(a.Size)
+	n.small, n.content, n.hasInline = false, nil, false
+	if a.Blocks == 0 || a.Size <= uint64(meta.MaxInlineLimit) {
+		data, ok, err := fs.sess.Inline(ctx, n.ino)
+		if err != nil {
+			return err
+		}
+		// Without blocks and inline content the file is a hole: it may become
+		// small. The content is copied: the engine may share it.
+		if ok || a.Blocks == 0 {
+			n.small, n.hasInline = true, ok
+			n.content = append([]byte(nil), data...)
+		}
+	}
+	n.touched = fs.cfg.NoAtime || fs.cfg.ReadOnly || !staleAtime(&a)
+	n.loaded = true
+	return nil
+}
+
+// staleAtime is the rule of relatime.
+func staleAtime(a *vfs.Attr) bool {
+	return !a.Mtime.Before(a.Atime) || !a.Ctime.Before(a.Atime) || time.Since(a.Atime.Time()) > 24*time.Hour
+}
+
+// isDirty tells whether a flush has work to do: data, or inline content that has to
+// give way to chunks. n.mu is held.
+func (n *node) isDirty() bool {
+	return n.activeBytes > 0 || n.smallDirty || len(n.frozen) > 0 || n.hasInline && !n.small
+}
+
+// forgetLayout drops what is known of the extents. n.mu is held for writing.
+func (fs *FS) forgetLayout(n *node) {
+	for index := range n.layout {
+		fs.forgetChunk(n, index)
+	}
+	n.layout = nil
+	n.layoutGen++
+}
+
+// forgetChunk is forgetLayout for one chunk.
+func (fs *FS) forgetChunk(n *node, index uint32) {
+	fs.layoutSize.Add(-int64(n.weight(index)))
+	delete(n.layout, index)
+	n.layoutGen++
+}
+
+// weight is what a remembered chunk counts in layoutSize.
+func (n *node) weight(index uint32) int {
+	if extents, ok := n.layout[index]; ok {
+		return len(extents) + 1
+	}
+	return 0
+}
+
+// takeError returns the error of a background flush that nobody was told yet.
+// n.mu is held for writing.
+func (n *node) takeError() error {
+	err := n.flushErr
+	n.flushErr = nil
+	return err
+}
+
+// nodeList is a list of nodes in order of their becoming dirty. Being in it
+// counts as a use of the node.
+type nodeList struct {
+	first, last *node
+	len         int
+}
+
+// markDirty puts n into the list of dirty nodes; the caller is a user of n.
+func (fs *FS) markDirty(n *node) {
+	fs.dirtyMu.Lock()
+	defer fs.dirtyMu.Unlock()
+	if n.listed {
+		return
+	}
+	fs.use(n.ino) // the list's own use; n exists, so this is n
+	n.listed, n.dirtySince = true, time.Now()
+	fs.dirtyNodes.append(n)
+}
+
+// unmarkDirty takes n out of the list if it is clean, or else counts its age
+// from now. The caller holds n.mu, has just flushed or cut n, and is a user of it.
+func (fs *FS) unmarkDirty(n *node) {
+	fs.dirtyMu.Lock()
+	if !n.listed {
+		fs.dirtyMu.Unlock()
+		return
+	}
+	fs.dirtyNodes.remove(n)
+	if n.isDirty() {
+		n.dirtySince = time.Now()
+		fs.dirtyNodes.append(n)
+		fs.dirtyMu.Unlock()
+		return
+	}
+	n.listed = false
+	fs.dirtyMu.Unlock()
+	fs.drop(n)
+}
+
+func (l *nodeList) append(n *node) {
+	n.prev, n.next = l.last, nil
+	if l.last != nil {
+		l.last.next = n
+	} else {
+		l.first = n
+	}
+	l.last = n
+	l.len++
+}
+
+func (l *nodeList) remove(n *node) {
+	if n.prev != nil {
+		n.prev.next = n.next
+	} else {
+		l.first = n.next
+	}
+	if n.next != nil {
+		n.next.prev = n.prev
+	} else {
+		l.last = n.prev
+	}
+	n.prev, n.next = nil, nil
+	l.len--
+}
