@@ -151,9 +151,50 @@ func (v *testVolume) write(ino vfs.Ino, off, n uint64) (block uint64) {
 	return id
 }
 
-// verify checks all invariants.
-func (v *testVolume) verify() {
+// verify checks all invariants, and what the engine has in memory. Nothing else may
+// be under way.
+func (v *testVolume) verify() CheckSummary {
 	v.Helper()
+	sum, err := v.e.Check(bg, func(p Problem) { v.Errorf("check: %v", p) })
+	v.ok(err)
+	v.verifyMemory()
+	return sum
+}
+
+func (v *testVolume) verifyMemory() {
+	v.Helper()
+	v.ok(v.e.view(bg, func(w *view) error {
+		fresh := newQuotaTable()
+		f := v.e.Settings()
+		if err := fresh.load(w, &f); err != nil {
+			return err
+		}
+		qt := v.e.quotas
+		for ino, want := range fresh.dirs {
+			if have := qt.dirs[ino]; have == nil || have.bytes != want.bytes || have.inodes != want.inodes || have.limit != want.limit {
+				v.Errorf("quota of %d in memory is %+v, stored %+v", ino, have, want)
+			}
+		}
+		if len(fresh.dirs) != len(qt.dirs) {
+			v.Errorf("%d quotas in memory, %d stored", len(qt.dirs), len(fresh.dirs))
+		}
+		if have := qt.volume; have.bytes != fresh.volume.bytes || have.inodes != fresh.volume.inodes || have.limit != fresh.volume.limit {
+			v.Errorf("totals in memory are %+v, stored %+v", have, fresh.volume)
+		}
+		for i := range v.e.cache.shards {
+			s := &v.e.cache.shards[i]
+			if s.busy != 0 {
+				v.Errorf("shard %d of the cache is busy", i)
+			}
+			for ino, slot := range s.index {
+				var n inode
+				if err := w.inode(ino, &n); err != nil || n != s.slots[slot].node {
+					v.Errorf("inode %d is cached as %+v, stored %+v (%v)", ino, s.slots[slot].node, n, err)
+				}
+			}
+		}
+		return nil
+	}))
 }
 
 func TestFirst(t *testing.T) {
@@ -171,6 +212,7 @@ func TestFirst(t *testing.T) {
 	v.want(v.s.Rmdir(bg, root, vfs.Root, "d"), syscall.ENOTEMPTY)
 	v.ok(v.s.Rename(bg, root, d, "f", vfs.Root, "g", 0, &a))
 	v.ok(v.s.Rmdir(bg, root, vfs.Root, "d"))
+	v.verify()
 	v.s.Open(f)
 	v.ok(v.s.Unlink(bg, root, vfs.Root, "g", &a))
 	if a.Nlink != 0 {

@@ -234,10 +234,9 @@ func (e *Engine) endDeadSessions(ctx context.Context) error {
 	var ids []uint64
 	err := e.view(ctx, func(v *view) error {
 		ids = ids[:0]
-		return v.r.Scan([]byte{kindSession}, []byte{kindSession + 1}, func(key, _ []byte) (bool, error) {
-			id, err := splitBlockKey(key) // of the same form
+		return v.sessions(func(id uint64) (bool, error) {
 			ids = append(ids, id)
-			return true, err
+			return true, nil
 		})
 	})
 	if err != nil {
