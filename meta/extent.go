@@ -71,7 +71,7 @@ func overlayExtents(dst, old, top []Extent) []Extent {
 	i := 0
 	upTo := func(to uint64) {
 		for i < len(old) && uint64(old[i].Pos) < to {
-			if old[i].end() > from {
+			if old[i].end() > from && from < to {
 				dst = appendExtent(dst, old[i].part(from, to))
 			}
 			if old[i].end() > to {
