@@ -41,8 +41,8 @@ func (s *session) SetAttr(ctx context.Context, _ *vfs.Caller, ino vfs.Ino, set *
 }
 
 func (t *txn) setAttr(n *node, set *vfs.SetAttr) error {
-	if set.Valid&^vfs.SetKillSUIDGID == 0 {
-		return nil
+	if set.Valid&^vfs.SetKillSUIDGID == 0 && (set.Valid == 0 || n.isDir() || n.mode&(syscall.S_ISUID|syscall.S_ISGID) == 0) {
+		return nil // nothing changes, not even ctime
 	}
 	if set.Has(vfs.SetMode) {
 		n.mode = n.mode&^permissionBits | set.Mode&permissionBits

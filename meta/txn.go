@@ -117,6 +117,19 @@ func (e *Engine) transact(ctx context.Context, s *session, inos []vfs.Ino, alone
 	}
 	t.leave()
 	t.release()
+	return interrupted(err)
+}
+
+// interrupted gives the error of an ended context its errno.
+func interrupted(err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, context.Canceled):
+		return vfs.WithErrno(syscall.EINTR, err)
+	case errors.Is(err, context.DeadlineExceeded):
+		return vfs.WithErrno(syscall.ETIMEDOUT, err)
+	}
 	return err
 }
 

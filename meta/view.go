@@ -42,7 +42,7 @@ func (e *Engine) view(ctx context.Context, fn func(*view) error) error {
 	err := e.db.View(ctx, v.run)
 	v.e, v.fn, v.r = nil, nil, nil
 	views.Put(v)
-	return err
+	return interrupted(err)
 }
 
 // inode reads the attribute record: ESTALE if there is none.

@@ -46,6 +46,9 @@ func (fs *FS) OpenInode(ctx context.Context, ino vfs.Ino) (vfs.File, error) {
 }
 
 func (fs *FS) open(ctx context.Context, ino vfs.Ino, flags int) (*file, error) {
+	if fs.closing.Load() {
+		return nil, errClosed
+	}
 	if flags&syscall.O_ACCMODE != syscall.O_RDONLY {
 		if err := fs.writable(); err != nil {
 			return nil, err

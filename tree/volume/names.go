@@ -56,6 +56,9 @@ func (fs *FS) fresh(ctx context.Context, a *vfs.Attr, gen uint64) error {
 
 // StatFS implements vfs.FS.
 func (fs *FS) StatFS(ctx context.Context, c *vfs.Caller, ino vfs.Ino, out *vfs.StatFS) error {
+	if fs.closing.Load() {
+		return errClosed
+	}
 	if err := fs.sess.StatFS(ctx, c, ino, out); err != nil {
 		return err
 	}
@@ -75,6 +78,9 @@ func (fs *FS) StatFS(ctx context.Context, c *vfs.Caller, ino vfs.Ino, out *vfs.S
 
 // Lookup implements vfs.FS.
 func (fs *FS) Lookup(ctx context.Context, c *vfs.Caller, parent vfs.Ino, name string, out *vfs.Attr) error {
+	if fs.closing.Load() {
+		return errClosed
+	}
 	gen := fs.flushGen.Load()
 	if err := fs.sess.Lookup(ctx, c, parent, name, out); err != nil {
 		return err
@@ -84,6 +90,9 @@ func (fs *FS) Lookup(ctx context.Context, c *vfs.Caller, parent vfs.Ino, name st
 
 // GetAttr implements vfs.FS.
 func (fs *FS) GetAttr(ctx context.Context, c *vfs.Caller, ino vfs.Ino, out *vfs.Attr) error {
+	if fs.closing.Load() {
+		return errClosed
+	}
 	gen := fs.flushGen.Load()
 	if err := fs.sess.GetAttr(ctx, c, ino, out); err != nil {
 		return err
@@ -245,6 +254,9 @@ type dir struct {
 
 // OpenDir implements vfs.FS.
 func (fs *FS) OpenDir(ctx context.Context, c *vfs.Caller, ino vfs.Ino) (vfs.Dir, error) {
+	if fs.closing.Load() {
+		return nil, errClosed
+	}
 	var a vfs.Attr
 	if err := fs.sess.GetAttr(ctx, c, ino, &a); err != nil {
 		return nil, err

@@ -26,6 +26,9 @@ func (f *file) ReadAt(ctx context.Context, p []byte, off int64) (int, error) {
 	if off < 0 {
 		return 0, syscall.EINVAL
 	}
+	if f.fs.closing.Load() {
+		return 0, errClosed
+	}
 	// Blocks never change, but a concurrent overwrite may retire one and the
 	// maintenance delete it before it is read: then the layout is asked again.
 	const attempts = 3

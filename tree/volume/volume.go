@@ -206,7 +206,10 @@ func (fs *FS) writable() error {
 		return syscall.EROFS
 	}
 	if fs.closing.Load() {
-		return syscall.EIO
+		return errClosed
 	}
 	return nil
 }
+
+// errClosed is what every call gives after Close.
+var errClosed = vfs.WithErrno(syscall.EIO, errors.New("the volume has been closed"))

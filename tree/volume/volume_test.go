@@ -53,7 +53,7 @@ func (b *brokenStore) Put(ctx context.Context, key string, body io.Reader, size 
 
 // world is a volume on stores in memory that can be opened again and again.
 type world struct {
-	t      *testing.T
+	t      testing.TB
 	db     kv.DB
 	store  *brokenStore
 	format meta.Format
@@ -65,7 +65,7 @@ type world struct {
 	memory *cache.Memory
 }
 
-func newWorld(t *testing.T, format func(*meta.Format), tune func(*Config)) *world {
+func newWorld(t testing.TB, format func(*meta.Format), tune func(*Config)) *world {
 	t.Helper()
 	w := &world{t: t, db: mem.New(), store: &brokenStore{Store: objmem.New()}, tune: tune}
 	w.format = meta.Format{Version: meta.FormatVersion, Name: "test", UUID: "00000000-0000-4000-8000-000000000001",
@@ -107,7 +107,7 @@ func (w *world) open() {
 	sess, err := w.engine.NewSession(bg, meta.SessionInfo{Host: "test"})
 	must(err)
 	cfg := Config{Session: sess, Blocks: w.blocks, Budget: budget, Exclusive: true,
-		DirtyLimit: 8 << 20, FlushInterval: 20 * time.Millisecond, StallTimeout: 300 * time.Millisecond, Logger: log}
+		DirtyLimit: 8 << 20, FlushInterval: 20 * time.Millisecond, StallTimeout: time.Minute, Logger: log}
 	if m, ok := any(w.engine).(meta.Maintainer); ok {
 		cfg.Maintainer = m
 	}
@@ -387,7 +387,7 @@ func TestStoreFailureIsToldAndOvercome(t *testing.T) {
 }
 
 func TestWriteTellsWhyMemoryDoesNotBecomeFree(t *testing.T) {
-	w := newWorld(t, nil, nil)
+	w := newWorld(t, nil, func(c *Config) { c.StallTimeout = 300 * time.Millisecond })
 	f, _ := w.create("f")
 	full := error(object.ErrNoSpace)
 	w.store.fail.Store(&full)
