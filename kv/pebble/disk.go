@@ -212,6 +212,18 @@ func (f walFile) SyncTo(length int64) (full bool, err error) {
 	return full, err
 }
 
+func (f walFile) Stat() (info vfs.FileInfo, err error) {
+	info = emptyInfo{}
+	err = f.do("look at log", func() error {
+		i, err := f.File.Stat()
+		if err == nil {
+			info = i
+		}
+		return err
+	})
+	return info, err
+}
+
 // Close closes the file also after a failure: the descriptor must not leak.
 func (f walFile) Close() error {
 	err := f.File.Close()
@@ -257,12 +269,23 @@ func (hole) ReadAt([]byte, int64) (int, error)      { return 0, errDead }
 func (hole) Write(p []byte) (int, error)            { return len(p), nil }
 func (hole) WriteAt(p []byte, _ int64) (int, error) { return len(p), nil }
 func (hole) Preallocate(int64, int64) error         { return nil }
-func (hole) Stat() (vfs.FileInfo, error)            { return nil, errDead }
+func (hole) Stat() (vfs.FileInfo, error)            { return emptyInfo{}, nil }
 func (hole) Sync() error                            { return nil }
 func (hole) SyncTo(int64) (bool, error)             { return true, nil }
 func (hole) SyncData() error                        { return nil }
 func (hole) Prefetch(int64, int64) error            { return nil }
 func (hole) Fd() uintptr                            { return vfs.InvalidFd }
+
+// emptyInfo describes an empty file.
+type emptyInfo struct{}
+
+func (emptyInfo) Name() string           { return "" }
+func (emptyInfo) Size() int64            { return 0 }
+func (emptyInfo) Mode() os.FileMode      { return 0 }
+func (emptyInfo) ModTime() time.Time     { return time.Time{} }
+func (emptyInfo) IsDir() bool            { return false }
+func (emptyInfo) Sys() any               { return nil }
+func (emptyInfo) DeviceID() vfs.DeviceID { return vfs.DeviceID{} }
 
 // engineLogger receives what Pebble says.
 type engineLogger struct{ db *DB }

@@ -175,7 +175,14 @@ func engineOptions(db *DB, lock *pebble.Lock) *pebble.Options {
 // openEngine opens Pebble and turns a panic on unreadable content into an error.
 func openEngine(dir string, po *pebble.Options) (p *pebble.DB, err error) {
 	defer func() {
-		if r := recover(); r != nil {
+		switch r := recover().(type) {
+		case nil:
+		case error:
+			p, err = nil, r
+			if errno := syscall.Errno(0); !errors.As(r, &errno) {
+				err = fmt.Errorf("%w: %w", kv.ErrCorrupt, r)
+			}
+		default:
 			p, err = nil, fmt.Errorf("%w: %v", kv.ErrCorrupt, r)
 		}
 	}()
@@ -215,9 +222,11 @@ func (db *DB) openError(err error) error {
 	switch {
 	case errors.Is(err, kv.ErrCorrupt):
 		return fmt.Errorf("open database %s: %w", db.dir, err)
-	case pebble.IsCorruptionError(err), errors.Is(err, fs.ErrNotExist) && !db.options.ReadOnly:
-		// Pebble created or checked the directory itself: a file it then
-		// misses has been lost.
+	case pebble.IsCorruptionError(err),
+		errors.Is(err, fs.ErrNotExist),                        // of a file: the directory is there
+		errors.Is(err, pebble.ErrDBNotPristine),               // the marker of the format is lost
+		strings.Contains(err.Error(), "object size mismatch"), // of a sorted file
+		strings.Contains(err.Error(), "name from file"):       // options of some other program, or garbled
 		return fmt.Errorf("open database %s: %w: %w", db.dir, kv.ErrCorrupt, err)
 	}
 	return fmt.Errorf("open database %s: %w", db.dir, err)

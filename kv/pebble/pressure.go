@@ -13,8 +13,8 @@ import (
 )
 
 // pressure holds commits back while the storage engine cannot take them: it
-// waits while tables in memory or merging lag behind, and refuses while the
-// disk is full.
+// waits while tables in memory or merging lag behind, unless that is because
+// they fail, and refuses while the disk is full.
 //
 // Pebble's events only say that something changed (they come with its locks
 // held); the next commit looks.
@@ -27,7 +27,8 @@ type pressure struct {
 
 	mu       sync.Mutex
 	event    chan struct{} // closed and replaced when a flush or merge ends
-	fullTill time.Time     // a background write met a full disk; believe it until then
+	err      error         // of the last flush or merge, if it failed
+	errTill  time.Time     // err is believed until then
 	nextLook time.Time     // not before this while space is low
 }
 
@@ -40,7 +41,7 @@ const (
 const (
 	lookEvery = 4 << 20                // bytes committed between two looks at the free space
 	lookPause = 50 * time.Millisecond  // between two looks while space is low
-	fullPause = 500 * time.Millisecond // how long a failed background write is believed
+	errPause  = 500 * time.Millisecond // how long a failed flush or merge is believed; they are repeated meanwhile
 )
 
 func (p *pressure) init(db *DB) {
@@ -71,8 +72,11 @@ func (p *pressure) admit(ctx context.Context, t *txn) error {
 			return nil
 		}
 		p.mu.Lock()
-		event := p.event
+		event, err := p.event, p.failure()
 		p.mu.Unlock()
+		if err != nil {
+			return fmt.Errorf("commit to database %s: background work fails: %w", p.db.dir, err)
+		}
 		if p.changed.Load() {
 			continue // it ended just now
 		}
@@ -114,10 +118,9 @@ func (p *pressure) lookAgain() {
 func (p *pressure) lookAtSpace() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	now := time.Now()
-	p.nextLook = now.Add(lookPause)
+	p.nextLook = time.Now().Add(lookPause)
 	level := spaceFine
-	if now.Before(p.fullTill) {
+	if isFull(p.failure()) {
 		level = spaceLow
 	}
 	reserve := p.db.options.ReserveBytes
@@ -139,15 +142,21 @@ func (p *pressure) lookAtSpace() {
 	}
 }
 
+// failure is why background work fails at present. p.mu is held.
+func (p *pressure) failure() error {
+	if p.err != nil && time.Now().After(p.errTill) {
+		p.err = nil
+	}
+	return p.err
+}
+
 // ended is called when a background job has ended.
 func (p *pressure) ended(err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if err != nil && isFull(err) {
-		p.fullTill = time.Now().Add(fullPause)
+	p.err, p.errTill = err, time.Now().Add(errPause)
+	if isFull(err) {
 		p.low.CompareAndSwap(spaceFine, spaceLow)
-	} else if err == nil {
-		p.fullTill = time.Time{}
 	}
 	p.changed.Store(true)
 	close(p.event)
