@@ -2,8 +2,10 @@ package file
 
 import (
 	"container/list"
+	"math/rand/v2"
 	"path"
 	"sync"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
@@ -40,9 +42,21 @@ func (ds *dirs) acquire(p string) (*dir, error) {
 	for try := 0; ; try++ {
 		d, err := ds.acquireOnce(p)
 		// A parent that was just removed, because it had become empty, is made again.
-		if err != unix.ENOENT || try == 100 {
+		if err != unix.ENOENT || try == maxTries {
 			return d, err
 		}
+		contend(try)
+	}
+}
+
+// maxTries bounds the contest between who makes a directory to put something into
+// it and who removes it because it is empty, which somebody wins long before.
+const maxTries = 1000
+
+// contend waits a little, the longer the more tries there were.
+func contend(try int) {
+	if try > 5 {
+		time.Sleep(time.Duration(rand.IntN(10*min(try, 100))) * time.Microsecond)
 	}
 }
 
@@ -66,12 +80,13 @@ func (ds *dirs) acquireOnce(p string) (*dir, error) {
 	ds.mu.Unlock()
 
 	d.fd, d.err = ds.openDir(p)
-	close(d.open)
 	if d.err != nil {
-		ds.forget(d)
+		ds.forget(d) // before others learn of it, so that they do not find it again
+		close(d.open)
 		ds.release(d)
 		return nil, d.err
 	}
+	close(d.open)
 	ds.trim()
 	return d, nil
 }

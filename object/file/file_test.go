@@ -1,17 +1,18 @@
 package file
 
 import (
+	"os"
 	"testing"
 
 	"github.com/massif-fs/massif/object"
 	"github.com/massif-fs/massif/object/objecttest"
 )
 
-func factory(opts Options, limit func(*abilities)) objecttest.Factory {
+func factory(opts Options, limit func(*abilities), dir func(testing.TB) string) objecttest.Factory {
 	opts.Create = true
 	return objecttest.Factory{
 		New: func(t testing.TB) object.Store {
-			s, err := open(t.TempDir()+"/new/store", opts, limit)
+			s, err := open(dir(t)+"/new/store", opts, limit)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -27,8 +28,20 @@ func factory(opts Options, limit func(*abilities)) objecttest.Factory {
 	}
 }
 
+func onDisk(t testing.TB) string { return t.TempDir() }
+
+// inMemory returns a directory of a tmpfs, if there is one.
+func inMemory(t testing.TB) string {
+	dir, err := os.MkdirTemp("/dev/shm", "massif-test-")
+	if err != nil {
+		return t.TempDir()
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	return dir
+}
+
 func TestStore(t *testing.T) {
-	objecttest.Run(t, factory(Options{NoSync: true}, nil))
+	objecttest.Run(t, factory(Options{NoSync: true}, nil, onDisk))
 }
 
 // TestStoreSync is the suite with every fsync.
@@ -36,7 +49,7 @@ func TestStoreSync(t *testing.T) {
 	if testing.Short() {
 		t.Skip("fsync is slow")
 	}
-	objecttest.Run(t, factory(Options{}, nil))
+	objecttest.Run(t, factory(Options{}, nil, onDisk))
 }
 
 // TestLesserFileSystems runs the suite as on file systems that can do less.
@@ -48,8 +61,7 @@ func TestLesserFileSystems(t *testing.T) {
 		"nothing at all":      func(a *abilities) { *a = abilities{} },
 	} {
 		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			objecttest.Run(t, factory(Options{NoSync: true, OpenFiles: 3}, limit))
+			objecttest.Run(t, factory(Options{NoSync: true, OpenFiles: 3}, limit, inMemory))
 		})
 	}
 }

@@ -86,7 +86,8 @@ func (s *Store) create(ctx context.Context, key string, opts *object.PutOptions,
 	}
 	for try := 0; ; try++ {
 		err := w.publish(ctx, d, base, key, opts)
-		if err == unix.ENOENT && try < 100 {
+		if err == unix.ENOENT && try < maxTries {
+			contend(try)
 			// The directory was removed, because it had become empty: make it again.
 			s.dirs.forget(d)
 			again, err := s.dirs.acquire(d.path)
@@ -515,9 +516,10 @@ func (s *Store) rename(ctx context.Context, dst, src string) error {
 			s.dirs.forget(d)
 		}
 		s.dirs.release(d)
-		if err != unix.ENOENT || try == 100 {
+		if err != unix.ENOENT || try == maxTries {
 			return err
 		}
+		contend(try)
 	}
 	defer s.dirs.release(d)
 	s.files.forget(src)
