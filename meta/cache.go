@@ -2,6 +2,7 @@ package meta
 
 import (
 	"sync"
+	"sync/atomic"
 
 	"github.com/massif-fs/massif/vfs"
 )
@@ -11,6 +12,7 @@ import (
 // changes out before its commit and marks their shards busy, so that nobody puts
 // an old state back, and puts the new states in after it.
 type attrCache struct {
+	turns  atomic.Uint64 // counts begin and end
 	shards [cacheShards]cacheShard
 	each   int // entries of a shard
 }
@@ -20,7 +22,7 @@ const cacheShards = 64
 type cacheShard struct {
 	mu    sync.Mutex
 	busy  int    // commits under way that change inodes of this shard
-	turn  uint64 // counts them
+	turn  uint64 // when one began or ended last
 	index map[vfs.Ino]int32
 	slots []cacheSlot
 	free  []int32
@@ -46,20 +48,21 @@ func (c *attrCache) shard(ino vfs.Ino) *cacheShard {
 	return &c.shards[uint64(ino)*0x9e3779b97f4a7c15>>58]
 }
 
-// get finds an inode. If it does not, the caller may read it after the call and
-// give it to fill with the turn.
-func (c *attrCache) get(ino vfs.Ino, n *inode) (turn uint64, ok bool) {
+// now returns the turn that fill wants. It is taken before the state is read from
+// which the cache is filled.
+func (c *attrCache) now() uint64 { return c.turns.Load() }
+
+// get finds an inode.
+func (c *attrCache) get(ino vfs.Ino, n *inode) bool {
 	s := c.shard(ino)
 	s.mu.Lock()
-	if i, found := s.index[ino]; found {
+	defer s.mu.Unlock()
+	i, found := s.index[ino]
+	if found {
 		s.slots[i].used = true
 		*n = s.slots[i].node
-		s.mu.Unlock()
-		return 0, true
 	}
-	turn = s.turn
-	s.mu.Unlock()
-	return turn, false
+	return found
 }
 
 // peek is get for callers that will not fill, and that see many inodes once.
@@ -74,11 +77,11 @@ func (c *attrCache) peek(ino vfs.Ino, n *inode) bool {
 	return found
 }
 
-// fill puts in what was read after get, if nothing was committed meanwhile.
+// fill puts in what was read since turn, if nothing was committed meanwhile.
 func (c *attrCache) fill(ino vfs.Ino, n *inode, turn uint64) {
 	s := c.shard(ino)
 	s.mu.Lock()
-	if s.busy == 0 && s.turn == turn {
+	if s.busy == 0 && s.turn <= turn {
 		s.put(c.each, ino, n)
 	}
 	s.mu.Unlock()
@@ -89,7 +92,7 @@ func (c *attrCache) begin(ino vfs.Ino) {
 	s := c.shard(ino)
 	s.mu.Lock()
 	s.busy++
-	s.turn++
+	s.turn = c.turns.Add(1)
 	s.drop(ino)
 	s.mu.Unlock()
 }
@@ -100,7 +103,7 @@ func (c *attrCache) end(ino vfs.Ino, n *inode) {
 	s := c.shard(ino)
 	s.mu.Lock()
 	s.busy--
-	s.turn++
+	s.turn = c.turns.Add(1)
 	if n != nil {
 		s.put(c.each, ino, n)
 	}

@@ -288,10 +288,10 @@ func (e *Engine) now() vfs.Time { return vfs.TimeOf(e.clockNow()) }
 
 // attr reads an inode, from the cache if it is there: ESTALE if it is gone.
 func (e *Engine) attr(ctx context.Context, ino vfs.Ino, n *inode) error {
-	turn, ok := e.cache.get(ino, n)
-	if ok {
+	if e.cache.get(ino, n) {
 		return nil
 	}
+	turn := e.cache.now()
 	err := e.view(ctx, func(v *view) error { return v.inode(ino, n) })
 	if err == nil {
 		e.cache.fill(ino, n, turn)

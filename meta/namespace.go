@@ -40,8 +40,8 @@ func (s *session) Lookup(ctx context.Context, _ *vfs.Caller, parent vfs.Ino, nam
 	}
 	var n inode
 	var ent entry
-	var turn uint64
 	var cached bool
+	turn := e.cache.now()
 	err := e.view(ctx, func(v *view) (err error) {
 		if ent, err = v.entry(parent, name); err != nil {
 			if err == syscall.ENOENT {
@@ -49,7 +49,7 @@ func (s *session) Lookup(ctx context.Context, _ *vfs.Caller, parent vfs.Ino, nam
 			}
 			return err
 		}
-		if turn, cached = e.cache.get(ent.ino, &n); cached {
+		if cached = e.cache.get(ent.ino, &n); cached {
 			return nil
 		}
 		err = v.inode(ent.ino, &n)
@@ -71,7 +71,7 @@ func (s *session) Lookup(ctx context.Context, _ *vfs.Caller, parent vfs.Ino, nam
 // noEntry tells why a directory has no entry: ENOENT, or ENOTDIR or ESTALE.
 func (e *Engine) noEntry(v *view, dir vfs.Ino) error {
 	var n inode
-	if _, ok := e.cache.get(dir, &n); !ok {
+	if !e.cache.get(dir, &n) {
 		if err := v.inode(dir, &n); err != nil {
 			return err
 		}

@@ -64,7 +64,7 @@ func (v *view) inode(ino vfs.Ino, n *inode) error {
 // exists returns ESTALE if there is no such inode.
 func (v *view) exists(ino vfs.Ino) error {
 	var n inode
-	if _, ok := v.e.cache.get(ino, &n); ok {
+	if v.e.cache.get(ino, &n) {
 		return nil
 	}
 	return v.inode(ino, &n)
