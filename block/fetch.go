@@ -183,16 +183,29 @@ func (s *Store) fetch(ctx context.Context, src source, h *header, i, last int, p
 		return err
 	}
 	defer b.Release()
-	if err := readFull(ctx, src, b.Bytes(), int64(start)); err != nil {
+	if s.disk == nil || src.local() {
+		if err := readFull(ctx, src, b.Bytes(), int64(start)); err != nil {
+			return err
+		}
+		return s.decodeRun(src, h, i, last, b.Bytes(), p, off, f)
+	}
+	missing, err := s.diskFetch(ctx, src, h, i, last, b.Bytes())
+	if err != nil {
 		return err
 	}
-	return s.decodeRun(ctx, src, h, i, last, b.Bytes(), p, off, f)
+	if err := s.decodeRun(src, h, i, last, b.Bytes(), p, off, f); err != nil {
+		return err
+	}
+	for _, m := range missing {
+		s.diskAdd(src, h, b, b.Bytes()[h.frames[m[0]].off-start:], false, m[0], m[1])
+	}
+	return nil
 }
 
 // decodeRun decodes the frames i to last-1, whose stored bytes begin at stored[0].
 // The parameters are those of fetch. Frames that p wants only a part of are
 // cached, the others where there is a flight.
-func (s *Store) decodeRun(ctx context.Context, src source, h *header, i, last int, stored []byte, p []byte, off uint32, f *flight) error {
+func (s *Store) decodeRun(src source, h *header, i, last int, stored []byte, p []byte, off uint32, f *flight) error {
 	base := h.frames[i].off
 	first := i
 	if f != nil {

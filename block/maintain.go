@@ -139,5 +139,8 @@ func (s *Store) verify(ctx context.Context, src source, r Ref) error {
 func (s *Store) DropCaches() error {
 	s.headers.dropAll()
 	s.memory.DropAll()
+	if s.disk != nil {
+		s.disk.DropAll()
+	}
 	return nil
 }

@@ -68,6 +68,9 @@ func (s *Store) again(ctx context.Context, r Ref, err error, read func() error) 
 func (s *Store) forget(id ID) {
 	s.headers.drop(id)
 	s.memory.Drop(uint64(id))
+	if s.disk != nil {
+		s.disk.Drop(uint64(id))
+	}
 }
 
 // source tells where the block is to be read. The caller releases it.
@@ -202,6 +205,10 @@ func (s *Store) first(ctx context.Context, src source, r Ref, p []byte, off uint
 	if h := s.headers.get(r); h != nil {
 		return h, false, nil
 	}
+	if h := s.diskHeader(ctx, src, r); h != nil {
+		s.headers.add(h)
+		return h, false, nil
+	}
 	near := uint32(smallLocal)
 	if !src.local() {
 		near = smallRemote
@@ -244,10 +251,15 @@ func (s *Store) first(ctx context.Context, src source, r Ref, p []byte, off uint
 	}
 	i := int(off >> h.frameShift)
 	last := int((uint64(off)+uint64(len(p))-1)>>h.frameShift) + 1
-	if int(h.frames[last-1].end()) > n {
+	if last <= i || int(h.frames[last-1].end()) > n {
+		s.diskAdd(src, h, b, prefix, true, 0, 0)
 		return h, false, nil
 	}
-	return h, true, s.decodeRun(ctx, src, h, i, last, prefix[h.frames[i].off:], p, off, nil)
+	if err := s.decodeRun(src, h, i, last, prefix[h.frames[i].off:], p, off, nil); err != nil {
+		return h, false, err
+	}
+	s.diskAdd(src, h, b, prefix, true, i, last)
+	return h, true, nil
 }
 
 // longHeader reads a header whose length is known, of a block with smaller frames

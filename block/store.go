@@ -41,6 +41,9 @@ type Config struct {
 	Budget  *cache.Budget
 	Buffers *cache.Buffers
 	Memory  *cache.Memory
+	// Disk keeps what was read from a remote store, as it is there: compressed
+	// and sealed. May be nil.
+	Disk *cache.Disk
 
 	// Uploads and Downloads bound the requests in flight; 0: 4 and 4 to a store
 	// on this machine, 16 and 32 to a remote one.
@@ -62,6 +65,7 @@ type Store struct {
 	dec     decoder
 	bufs    *cache.Buffers
 	memory  *cache.Memory
+	disk    *cache.Disk  // nil, or the store is on this machine
 	share   *cache.Share // transient buffers of uploads and downloads
 	headers *headerCache
 	flights flights
@@ -134,6 +138,9 @@ func New(ctx context.Context, cfg Config) (*Store, error) {
 	s := &Store{cfg: cfg, store: cfg.Store, prefix: cfg.Prefix, volume: cfg.Volume, log: cfg.Logger, remote: remote,
 		sealer: cfg.Sealer, bufs: cfg.Buffers, memory: cfg.Memory,
 		uploads: make(chan struct{}, cfg.Uploads), downloads: make(chan struct{}, cfg.Downloads)}
+	if remote {
+		s.disk = cfg.Disk
+	}
 	limit := cfg.Budget.Limit()
 	var err error
 	if s.share, err = cfg.Budget.Share("transfers", min(limit/8, 32<<20), limit/2); err != nil {
