@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -53,7 +54,8 @@ type door struct {
 	notify  notifier
 
 	inflight    atomic.Int64
-	lastRequest atomic.Int64 // time.Duration since epoch
+	waiters     sync.WaitGroup // of requests that may be interrupted
+	lastRequest atomic.Int64   // time.Duration since epoch
 	panics      atomic.Uint64
 	backingOff  atomic.Bool // the kernel refuses passthrough
 	closing     atomic.Bool // the connection is gone

@@ -64,6 +64,7 @@ func (d *door) SetLkw(cancel <-chan struct{}, in *gofuse.LkIn) gofuse.Status {
 
 func (d *door) setLock(cancel <-chan struct{}, in *gofuse.LkIn, wait bool) (code gofuse.Status) {
 	r := d.begin(OpSetLock, cancel, &in.InHeader, "")
+	r.prompt = wait
 	defer r.end(&code)
 	var l vfs.Lock
 	if l, r.err = lockOf(in); r.err == nil {

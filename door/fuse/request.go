@@ -21,8 +21,9 @@ type request struct {
 	op     int
 	ino    uint64
 	name   string
-	cancel <-chan struct{}
-	start  time.Duration // since the door's epoch
+	cancel <-chan struct{} // closed when the kernel says that the caller was interrupted
+	prompt bool            // an interrupt counts at once (see interruptGrace)
+	start  time.Duration   // since the door's epoch
 	bytes  int
 	err    error
 	caller vfs.Caller
@@ -32,7 +33,19 @@ type request struct {
 	statfs vfs.StatFS
 	learnt []uint64 // inode numbers that a directory listing tells the kernel
 	parent vfs.Attr
+
+	mu   sync.Mutex    // guards done and over
+	done chan struct{} // made when somebody asks for it
+	over chan struct{} // closed at the end of the request
 }
+
+// interruptGrace is how long a request may run before an interrupt ends it. Any
+// signal that a program handles interrupts its system calls (the Go runtime sends
+// such signals all the time), and local file systems do not answer EINTR to
+// unlink or read: programs do not expect it. So an interrupt ends only what
+// takes long, such as waiting for a store that does not answer, and, at once, the
+// wait for a lock.
+const interruptGrace = time.Second
 
 var requestPool = sync.Pool{New: func() any { return new(request) }}
 
@@ -44,6 +57,7 @@ func (d *door) begin(op int, cancel <-chan struct{}, h *gofuse.InHeader, name st
 	r.ino = h.NodeId
 	r.name = name
 	r.cancel = cancel
+	r.prompt = false
 	r.bytes = 0
 	r.err = nil
 	r.caller = vfs.Caller{UID: h.Uid, GID: h.Gid, PID: h.Pid}
@@ -85,6 +99,7 @@ func (r *request) end(code *gofuse.Status) {
 		})
 	}
 	d.inflight.Add(-1)
+	r.finish()
 	if !reusable {
 		return
 	}
@@ -97,25 +112,63 @@ func (r *request) end(code *gofuse.Status) {
 	requestPool.Put(r)
 }
 
+// finish lets go of whoever waits for an interrupt of the request.
+func (r *request) finish() {
+	r.mu.Lock()
+	if r.over != nil {
+		close(r.over)
+	}
+	r.done, r.over = nil, nil
+	r.mu.Unlock()
+}
+
 // A request is the context of its tree calls: done when the kernel says that the
-// caller was interrupted, or the connection died.
+// caller was interrupted (after the grace), or the connection died.
 
 var _ context.Context = (*request)(nil)
 
 // Deadline implements context.Context: there is none.
 func (r *request) Deadline() (time.Time, bool) { return time.Time{}, false }
 
-// Done implements context.Context.
-func (r *request) Done() <-chan struct{} { return r.cancel }
+// Done implements context.Context. Only what blocks asks for it, so that most
+// requests need no goroutine.
+func (r *request) Done() <-chan struct{} {
+	if r.prompt || r.cancel == nil {
+		return r.cancel
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.done == nil {
+		r.done, r.over = make(chan struct{}), make(chan struct{})
+		cancel, done, over, door, ripe := r.cancel, r.done, r.over, r.door, r.start+interruptGrace
+		door.waiters.Go(func() {
+			select {
+			case <-over:
+				return
+			case <-cancel:
+			}
+			timer := time.NewTimer(ripe - door.now())
+			defer timer.Stop()
+			select {
+			case <-over:
+			case <-timer.C:
+				close(done)
+			}
+		})
+	}
+	return r.done
+}
 
 // Err implements context.Context.
 func (r *request) Err() error {
 	select {
 	case <-r.cancel:
-		return context.Canceled
+		if r.prompt || r.door.now() >= r.start+interruptGrace {
+			return context.Canceled
+		}
 	default:
-		return nil
 	}
+	return nil
 }
 
 // Value implements context.Context: there are none.

@@ -131,6 +131,7 @@ func (s *Server) start(fd int) error {
 func (s *Server) finish() {
 	<-s.stop
 	s.workers.Wait()
+	s.door.waiters.Wait()
 	s.door.release()
 	close(s.served)
 }
