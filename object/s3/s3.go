@@ -250,6 +250,10 @@ func open(ctx context.Context, cfg Config) (*Store, error) {
 	return s, nil
 }
 
+// Validate returns nil if Open would find nothing wrong with the configuration
+// itself. It reads no files and sends nothing.
+func (cfg Config) Validate() error { return cfg.fill() }
+
 // fill checks the configuration and puts in what it leaves open.
 func (cfg *Config) fill() error {
 	if cfg.Bucket == "" {
