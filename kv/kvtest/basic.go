@@ -87,8 +87,8 @@ func testOwnWrites(t *testing.T, db kv.DB) {
 }
 
 func testReusedBuffers(t *testing.T, db kv.DB) {
-	key, value := []byte("key1"), []byte("value1")
 	update(t, db, func(tx kv.Txn) {
+		key, value := []byte("key1"), []byte("value1")
 		tx.Put(key, value)
 		copy(key, "key2")
 		copy(value, "value2")

@@ -217,19 +217,17 @@ func (db *DB) checkPresence() error {
 	return nil
 }
 
-// openError says what kept the database from opening.
+// openError says what kept the database from opening: an error of the system, a
+// format this program does not know, or else something about the content that
+// Pebble does not accept. The directory is there, so that a file is missing is
+// of the last kind.
 func (db *DB) openError(err error) error {
-	switch {
-	case errors.Is(err, kv.ErrCorrupt):
+	errno := syscall.Errno(0)
+	system := errors.As(err, &errno) && errno != syscall.ENOENT
+	if system || strings.Contains(err.Error(), "unknown format") || errors.Is(err, kv.ErrCorrupt) {
 		return fmt.Errorf("open database %s: %w", db.dir, err)
-	case pebble.IsCorruptionError(err),
-		errors.Is(err, fs.ErrNotExist),                        // of a file: the directory is there
-		errors.Is(err, pebble.ErrDBNotPristine),               // the marker of the format is lost
-		strings.Contains(err.Error(), "object size mismatch"), // of a sorted file
-		strings.Contains(err.Error(), "name from file"):       // options of some other program, or garbled
-		return fmt.Errorf("open database %s: %w: %w", db.dir, kv.ErrCorrupt, err)
 	}
-	return fmt.Errorf("open database %s: %w", db.dir, err)
+	return fmt.Errorf("open database %s: %w: %w", db.dir, kv.ErrCorrupt, err)
 }
 
 // cause strips the operation and path that fs errors carry, for messages that

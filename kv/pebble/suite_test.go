@@ -3,6 +3,7 @@ package pebble_test
 import (
 	"errors"
 	"log/slog"
+	"os"
 	"testing"
 
 	"go.uber.org/goleak"
@@ -13,6 +14,9 @@ import (
 )
 
 func TestMain(m *testing.M) {
+	if role := os.Getenv("KV_PEBBLE_CHILD"); role != "" {
+		os.Exit(child(role)) // crash_test.go
+	}
 	// Pebble leaves this one behind when it fails late in Open.
 	goleak.VerifyTestMain(m, goleak.IgnoreTopFunction("github.com/cockroachdb/pebble/v2.(*ConcurrencyLimitScheduler).periodicGranter"))
 }
