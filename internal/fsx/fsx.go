@@ -55,6 +55,8 @@ type Config struct {
 	// Require names operations that must be there: "punch", "zero", "falloc",
 	// "copy", "seek", "direct".
 	Require []string
+	// Without names operations to leave out, by the names of Result.Done.
+	Without []string
 	// Keep leaves the files there at the end; after a failure they always stay.
 	Keep bool
 	// Progress, if set, is told now and then how many operations are done.
@@ -227,7 +229,7 @@ func (r *runner) probe() error {
 		return fmt.Errorf("fsx: %w", err)
 	}
 	for _, w := range weights {
-		if !missing[w.kind.needs()] && !(w.kind.mapped() && r.cfg.NoMmap) && !(w.kind.isDirect() && !f.direct) {
+		if !missing[w.kind.needs()] && !slices.Contains(r.cfg.Without, w.kind.String()) && !(w.kind.mapped() && r.cfg.NoMmap) && !(w.kind.isDirect() && !f.direct) {
 			r.table = append(r.table, w)
 		}
 	}

@@ -37,6 +37,7 @@ func main() {
 	flag.IntVar(&cfg.RemountEvery, "remount-every", 10_000, "mean number of operations between calls of -remount")
 	remount := flag.String("remount", "", "shell command that unmounts and mounts again")
 	require := flag.String("require", "", "operations that must be there: punch,zero,falloc,copy,seek,direct")
+	without := flag.String("without", "", "operations to leave out: seek,copy,…")
 	logFile := flag.String("log", "", "after a failure, write the last operations to this file")
 	quiet := flag.Bool("q", false, "no progress")
 	flag.Parse()
@@ -51,6 +52,9 @@ func main() {
 	}
 	if *require != "" {
 		cfg.Require = strings.Split(*require, ",")
+	}
+	if *without != "" {
+		cfg.Without = strings.Split(*without, ",")
 	}
 	if *remount != "" {
 		cfg.Remount = func() error {
