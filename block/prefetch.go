@@ -96,7 +96,7 @@ func (f *prefetcher) run(run prefetchRun) error {
 	i := int(run.off >> h.frameShift)
 	last := int((uint64(run.off)+uint64(run.n)-1)>>h.frameShift) + 1
 	if src.local() {
-		if f.advisor == nil {
+		if _, staged := src.(stageSource); staged || f.advisor == nil {
 			return nil
 		}
 		start, end := h.frames[i].off, h.frames[last-1].end()

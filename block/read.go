@@ -75,6 +75,11 @@ func (s *Store) forget(id ID) {
 
 // source tells where the block is to be read. The caller releases it.
 func (s *Store) source(id ID) source {
+	if s.stage != nil {
+		if src, ok := s.stage.lookup(id); ok {
+			return src
+		}
+	}
 	return storeSource{s, id}
 }
 

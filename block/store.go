@@ -48,6 +48,7 @@ type Config struct {
 	// Uploads and Downloads bound the requests in flight; 0: 4 and 4 to a store
 	// on this machine, 16 and 32 to a remote one.
 	Uploads, Downloads int
+	Stage              *StageConfig // nil: Put returns when the object store has the block
 	Logger             *slog.Logger // nil: slog.Default()
 }
 
@@ -75,6 +76,7 @@ type Store struct {
 	downloads chan struct{}
 
 	prefetch *prefetcher
+	stage    *stage // may be nil
 
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
@@ -155,6 +157,15 @@ func New(ctx context.Context, cfg Config) (*Store, error) {
 	s.flights.init()
 	s.ctx, s.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	s.prefetch = newPrefetcher(s)
+	if cfg.Stage != nil {
+		if s.stage, err = openStage(ctx, s, *cfg.Stage); err != nil {
+			s.cancel()
+			s.wg.Wait()
+			s.headers.close()
+			s.share.Remove()
+			return nil, err
+		}
+	}
 	return s, nil
 }
 
@@ -163,9 +174,13 @@ func New(ctx context.Context, cfg Config) (*Store, error) {
 func (s *Store) Close() error {
 	s.cancel()
 	s.wg.Wait()
+	var err error
+	if s.stage != nil {
+		err = s.stage.close()
+	}
 	s.headers.close()
 	s.share.Remove()
-	return nil
+	return err
 }
 
 // key is the name of a block's object: the lowest byte of the number first, which
@@ -213,7 +228,12 @@ func (s *Store) Put(ctx context.Context, id ID, data ...[]byte) error {
 		return fail("write", id, err)
 	}
 	defer e.close()
-	if err := s.upload(ctx, id, e.body, e.body.Size()); err != nil {
+	if s.stage != nil {
+		err = s.stage.put(ctx, id, e.h, e.body)
+	} else {
+		err = s.upload(ctx, id, e.body, e.body.Size())
+	}
+	if err != nil {
 		return fail("write", id, err)
 	}
 	s.headers.add(e.h)
