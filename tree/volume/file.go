@@ -251,9 +251,11 @@ func (fs *FS) apply(ctx context.Context, n *node, p []byte, off int64, atEnd boo
 		for len(p) > 0 {
 			index, at := uint32(off/fs.chunk), uint32(off%fs.chunk)
 			part := p[:min(int64(len(p)), fs.chunk-int64(at))]
-			t, f := n.segments(index).write(at, part)
+			segs := n.segments(index)
+			t, f := segs.write(at, part)
 			n.activeSpace += t
 			n.activeBytes += f
+			n.full = n.full || segs.bytes == fs.chunk
 			taken, fresh = taken+t, fresh+f
 			p, off = p[len(part):], off+int64(len(part))
 		}

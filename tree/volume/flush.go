@@ -48,6 +48,7 @@ func (fs *FS) freeze(n *node, onlyFull bool) *job {
 		n.reserved = 0
 		return j
 	}
+	n.full = false
 	if !onlyFull {
 		n.frozen, n.active = n.active, nil
 		j.bytes, n.activeBytes = n.activeBytes, 0
@@ -55,12 +56,7 @@ func (fs *FS) freeze(n *node, onlyFull bool) *job {
 	} else {
 		var space, end int64
 		for index, segs := range n.active {
-			var bytes, caps int64
-			for i := range segs.list {
-				bytes += int64(len(segs.list[i].buf))
-				caps += int64(cap(segs.list[i].buf))
-			}
-			if bytes != fs.chunk {
+			if segs.bytes != fs.chunk {
 				continue
 			}
 			if n.frozen == nil {
@@ -68,8 +64,8 @@ func (fs *FS) freeze(n *node, onlyFull bool) *job {
 			}
 			n.frozen[index] = segs
 			delete(n.active, index)
-			j.bytes += bytes
-			space += caps
+			j.bytes += segs.bytes
+			space += segs.memory()
 			end = max(end, (int64(index)+1)*fs.chunk)
 		}
 		if len(n.frozen) == 0 {

@@ -60,7 +60,7 @@ func (fs *FS) wakeFlusher(n *node) {
 		return
 	}
 	n.mu.RLock()
-	full := n.activeBytes >= 2*fs.chunk
+	full := n.full
 	n.mu.RUnlock()
 	if full {
 		fs.kickFlusher()
@@ -161,7 +161,7 @@ func (fs *FS) due() (jobs []*job, used []*node) {
 		}
 		used = append(used, n)
 		n.mu.RLock()
-		full := n.activeBytes >= fs.chunk
+		full := n.full
 		n.mu.RUnlock()
 		whole := i < aged || pressed
 		if !whole && !full || !n.flushMu.TryLock() {

@@ -38,6 +38,7 @@ type node struct {
 	activeBytes    int64                // dirty bytes in active
 	activeSpace    int64                // memory of active
 	frozenSpace    int64                // memory of frozen
+	full           bool                 // a chunk has become dirty from end to end
 	reserved       int64                // bytes of quota claimed for active and content
 
 	layout    map[uint32][]meta.Extent // what the metadata say, as far as asked

@@ -9,7 +9,16 @@ import (
 // segments are the dirty bytes of one chunk: pieces of memory in order of their
 // offset in the chunk that do not overlap.
 type segments struct {
-	list []segment
+	list  []segment
+	bytes int64 // dirty bytes in list
+}
+
+// memory is what the segments hold, in bytes.
+func (s *segments) memory() (n int64) {
+	for i := range s.list {
+		n += int64(cap(s.list[i].buf))
+	}
+	return n
 }
 
 // segment is a piece of dirty data. Its memory has room for cap(buf) bytes, so
@@ -74,6 +83,7 @@ func (s *segments) find(off uint32) int {
 // write puts p at off. It returns the bytes of memory newly taken and the bytes
 // that were not dirty before.
 func (s *segments) write(off uint32, p []byte) (taken, fresh int64) {
+	defer func() { s.bytes += fresh }()
 	i := s.find(off)
 	for len(p) > 0 {
 		if i < len(s.list) && s.list[i].off <= off {
@@ -146,6 +156,7 @@ func (s *segments) read(p []byte, off uint32, gap func(p []byte, off uint32)) {
 // cut drops what lies in [from, to) and returns the bytes of memory given back and
 // the bytes that are not dirty any more.
 func (s *segments) cut(from, to uint32) (freed, lost int64) {
+	defer func() { s.bytes -= lost }()
 	i := s.find(from)
 	j := i
 	for ; j < len(s.list) && s.list[j].off < to; j++ {
@@ -190,7 +201,8 @@ func (s *segments) mergeUnder(old *segments) (freed, lost int64) {
 	}
 	s.list = append(s.list, old.list...)
 	sort.Slice(s.list, func(i, j int) bool { return s.list[i].off < s.list[j].off })
-	old.list = nil
+	s.bytes += old.bytes
+	old.list, old.bytes = nil, 0
 	return freed, lost
 }
 
@@ -201,6 +213,6 @@ func (s *segments) release() (freed, lost int64) {
 		lost += int64(len(s.list[i].buf))
 		putBuffer(s.list[i].buf)
 	}
-	s.list = nil
+	s.list, s.bytes = nil, 0
 	return freed, lost
 }

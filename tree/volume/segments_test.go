@@ -23,7 +23,6 @@ func (m *modelChunk) count() (n int64) {
 }
 
 func checkSegments(t *rapid.T, s *segments, m *modelChunk, space int64) {
-	var held int64
 	for i := range s.list {
 		if len(s.list[i].buf) == 0 {
 			t.Fatalf("segment %d is empty", i)
@@ -31,9 +30,8 @@ func checkSegments(t *rapid.T, s *segments, m *modelChunk, space int64) {
 		if i > 0 && s.list[i-1].end() > s.list[i].off {
 			t.Fatalf("segments %d and %d overlap", i-1, i)
 		}
-		held += int64(cap(s.list[i].buf))
 	}
-	if held != space {
+	if held := s.memory(); held != space {
 		t.Fatalf("segments hold %d bytes, accounted are %d", held, space)
 	}
 	got := make([]byte, len(m.data))
@@ -104,8 +102,8 @@ func TestSegmentsAgainstModel(t *testing.T) {
 			},
 			"": func(t *rapid.T) {
 				checkSegments(t, &s, &m, space)
-				if n := m.count(); n != bytes {
-					t.Fatalf("%d bytes are dirty, accounted are %d", n, bytes)
+				if n := m.count(); n != bytes || n != s.bytes {
+					t.Fatalf("%d bytes are dirty, accounted are %d and %d", n, bytes, s.bytes)
 				}
 			},
 		})
