@@ -8,6 +8,7 @@ import (
 	"os"
 	"strconv"
 	"sync"
+	"testing"
 
 	"github.com/massif-fs/massif/cache"
 	"github.com/massif-fs/massif/object"
@@ -70,4 +71,20 @@ type downStore struct{ object.Store }
 
 func (d downStore) Put(ctx context.Context, key string, body io.Reader, size int64, opts *object.PutOptions) (object.Info, error) {
 	return object.Info{}, &object.Error{Op: "put", Key: key, Err: object.ErrUnavailable}
+}
+
+func readFile(t testing.TB, name string) []byte {
+	t.Helper()
+	p, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+func writeFile(t testing.TB, name string, p []byte) {
+	t.Helper()
+	if err := os.WriteFile(name, p, 0o600); err != nil {
+		t.Fatal(err)
+	}
 }

@@ -157,7 +157,7 @@ func parseHeader(p []byte, volume [16]byte, r Ref) (*header, error) {
 		return nil, damaged("object does not begin as a block")
 	}
 	if p[8] != version {
-		return nil, fmt.Errorf("block format version %d is not known to this program", p[8])
+		return nil, fmt.Errorf("block format version %d is not known to this program, or %w", p[8], errDamaged)
 	}
 	h := &header{
 		compression: Compression(p[9]),
@@ -236,7 +236,10 @@ func (h *header) checkFrame(f frameInfo, plain int) error {
 	return nil
 }
 
+// shortHeaderError counts as damage where the caller has no more of the object.
 type shortHeaderError struct{ length uint32 }
+
+func (e *shortHeaderError) Unwrap() error { return errDamaged }
 
 func (e *shortHeaderError) Error() string {
 	return fmt.Sprintf("header of %d bytes is cut off", e.length)
