@@ -50,7 +50,8 @@ type testVolume struct {
 }
 
 func testFormat() Format {
-	return Format{Name: "test", UUID: "u", ChunkSize: MinChunkSize, Compression: "none", InlineLimit: DefaultInlineLimit, Store: "mem:"}
+	return Format{Name: "test", UUID: "u", ChunkSize: MinChunkSize, Compression: "none", InlineLimit: DefaultInlineLimit, Store: "mem:",
+		Created: time.Unix(1_700_000_000, 0).UTC()}
 }
 
 func newVolume(t testing.TB, change ...func(*Format)) *testVolume {
