@@ -23,6 +23,7 @@ type Engine struct {
 	clockNow func() time.Time
 	readOnly bool
 	at       uint64 // the engine shows the volume as it was at this stamp; 0: the present
+	snapshot string // of which that stamp is, if of one
 
 	// gate is held for reading by each change, and alone by what needs the volume
 	// at rest: quotas over existing trees, moves between quotas, settings.
@@ -51,6 +52,7 @@ type Engine struct {
 	reaper   reaper
 	maxLinks uint32 // MaxLinks, but in tests
 	locks    lockTable
+	maint    maintenance
 }
 
 // Options are what an engine may be opened with. The zero value will do.
@@ -135,25 +137,7 @@ func Create(ctx context.Context, db kv.DB, f Format) error {
 // Open opens the volume in db, which stays the caller's to close, after the
 // engine. Sessions that a crash has left are ended: inodes without a name go.
 func Open(ctx context.Context, db kv.DB, o Options) (*Engine, error) {
-	e := &Engine{
-		db: db, log: o.Logger, clockNow: o.Clock, readOnly: o.ReadOnly, maxLinks: MaxLinks,
-		stripes: make([]stripe, lockStripes),
-		uses:    newUseTable(), quotas: newQuotaTable(), sessions: make(map[uint64]*session),
-	}
-	if e.log == nil {
-		e.log = slog.Default()
-	}
-	if e.clockNow == nil {
-		e.clockNow = time.Now
-	}
-	if o.AttrCache == 0 {
-		o.AttrCache = DefaultAttrCache
-	}
-	e.cache = newAttrCache(o.AttrCache)
-	e.inos = newIDSource(e, counterIno, inoBatch, uint64(vfs.MaxIno))
-	e.blocks = newIDSource(e, counterBlock, blockBatch, maxBlockID)
-	e.ctx, e.cancel = context.WithCancel(context.Background())
-	e.reaper.kick = make(chan struct{}, 1)
+	e := newEngine(db, o)
 	err := e.view(ctx, func(v *view) error {
 		f, err := v.format()
 		if err != nil {
@@ -185,6 +169,30 @@ func Open(ctx context.Context, db kv.DB, o Options) (*Engine, error) {
 		e.startReaper()
 	}
 	return e, nil
+}
+
+// newEngine makes an engine without settings.
+func newEngine(db kv.DB, o Options) *Engine {
+	e := &Engine{
+		db: db, log: o.Logger, clockNow: o.Clock, readOnly: o.ReadOnly, maxLinks: MaxLinks,
+		stripes: make([]stripe, lockStripes),
+		uses:    newUseTable(), quotas: newQuotaTable(), sessions: make(map[uint64]*session),
+	}
+	if e.log == nil {
+		e.log = slog.Default()
+	}
+	if e.clockNow == nil {
+		e.clockNow = time.Now
+	}
+	if o.AttrCache == 0 {
+		o.AttrCache = DefaultAttrCache
+	}
+	e.cache = newAttrCache(o.AttrCache)
+	e.inos = newIDSource(e, counterIno, inoBatch, uint64(vfs.MaxIno))
+	e.blocks = newIDSource(e, counterBlock, blockBatch, maxBlockID)
+	e.ctx, e.cancel = context.WithCancel(context.Background())
+	e.reaper.kick = make(chan struct{}, 1)
+	return e
 }
 
 // format reads the settings.

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"syscall"
 	"time"
 
 	"github.com/massif-fs/massif/kv"
@@ -85,28 +84,18 @@ func (t *txn) setHistory(retention time.Duration) (on bool, err error) {
 // if history does not reach back that far. It uses e's database and must be closed
 // before it.
 func (e *Engine) At(ctx context.Context, when time.Time) (*Engine, error) {
-	return e.atStamp(ctx, stampOf(vfs.TimeOf(when)))
+	past, err := e.atStamp(ctx, stampOf(vfs.TimeOf(when)), "")
+	return past, fail("show volume at a time", when.Format(time.RFC3339), err)
 }
 
-func (e *Engine) atStamp(ctx context.Context, stamp uint64) (*Engine, error) {
-	var since uint64
-	err := e.view(ctx, func(v *view) (err error) {
-		since, err = v.since()
-		return err
-	})
-	if err == nil && (since == 0 || stamp < since) {
-		err = vfs.WithErrno(syscall.ENOENT, fmt.Errorf("the volume's history does not reach back to %s", stampTime(stamp).Format(time.RFC3339)))
+// atStamp is At for a stamp, which may be that of a snapshot.
+func (e *Engine) atStamp(ctx context.Context, stamp uint64, snapshot string) (*Engine, error) {
+	if err := e.view(ctx, func(v *view) error { return v.reach(stamp, snapshot) }); err != nil {
+		return nil, err
 	}
-	if err != nil {
-		return nil, fail("show volume at a time", "", err)
-	}
-	past := &Engine{
-		db: e.db, log: e.log, clockNow: e.clockNow, readOnly: true, at: stamp,
-		stripes: make([]stripe, lockStripes), cache: newAttrCache(DefaultAttrCache / 4),
-		uses: newUseTable(), quotas: newQuotaTable(), sessions: make(map[uint64]*session),
-	}
+	past := newEngine(e.db, Options{Logger: e.log, ReadOnly: true, Clock: e.clockNow, AttrCache: DefaultAttrCache / 4})
+	past.at, past.snapshot = stamp, snapshot
 	past.format.Store(e.format.Load())
-	past.ctx, past.cancel = context.WithCancel(context.Background())
 	return past, nil
 }
 

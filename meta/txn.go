@@ -47,6 +47,7 @@ type txn struct {
 	then    []func()  // after the commit, with the locks held
 	cached  bool      // the attribute cache knows of the commit
 	charged bool
+	revives bool   // may point to retired blocks: it holds them (see maintain.go)
 	value   []byte // scratch for values
 	hkey    []byte // scratch for history
 }
@@ -176,6 +177,7 @@ func (t *txn) reset() {
 	clear(t.changes)
 	t.changes = t.changes[:0]
 	t.named = t.named[:0]
+	t.revives = false
 	clear(t.then)
 	t.then = t.then[:0]
 }
@@ -626,6 +628,9 @@ func (t *txn) flushBlocks() error {
 				return fmt.Errorf("block %d: %w", c.id, err)
 			}
 			if r.refs == 0 && c.refs > 0 {
+				if !t.revives { // it may be on its way out of the store
+					return vfs.WithErrno(syscall.EINVAL, fmt.Errorf("block %d has been retired", c.id))
+				}
 				t.key = appendQueueKey(t.key[:0], r.retired, c.id)
 				t.w.Delete(t.key)
 			}

@@ -28,6 +28,9 @@ var views = sync.Pool{New: func() any {
 	v.run = func(r kv.Reader) error {
 		v.r = r
 		if v.e.at != 0 {
+			if err := v.reach(v.e.at, v.e.snapshot); err != nil {
+				return err
+			}
 			v.r = newHistoryReader(r, v.e.at)
 		}
 		return v.fn(v)
