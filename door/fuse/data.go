@@ -151,6 +151,9 @@ func (d *door) Fallocate(cancel <-chan struct{}, in *gofuse.FallocateIn) (code g
 // Lseek implements gofuse.RawFileSystem for SEEK_DATA and SEEK_HOLE; the kernel
 // does the others itself.
 func (d *door) Lseek(cancel <-chan struct{}, in *gofuse.LseekIn, out *gofuse.LseekOut) (code gofuse.Status) {
+	if d.writeback {
+		return gofuse.ENOSYS // the tree does not know of the kernel's dirty pages
+	}
 	r := d.begin(OpLseek, cancel, &in.InHeader, "")
 	defer r.end(&code)
 	if in.Offset > math.MaxInt64 {

@@ -110,8 +110,6 @@ func newDoor(fs vfs.FS, opts Options) (*door, error) {
 			return nil, errors.New("the write-back cache needs a tree that is changed through this mount only, which is not promised here")
 		}
 		d.writeback = true
-	case Auto:
-		d.writeback = p.Exclusive && opts.Passthrough != On
 	}
 	if d.readOnly {
 		d.writeback = false

@@ -82,9 +82,12 @@ type Options struct {
 	// Stateless: spare OPEN, RELEASE, FLUSH and OPENDIR messages. Auto: on if the tree
 	// is a vfs.StatelessFS and exclusive or read-only.
 	Stateless Tristate
-	// WritebackCache: let the kernel collect writes. Auto: on if the tree is
-	// exclusive and passthrough is not used. It is never on for trees that
-	// are not exclusive, since the kernel then owns size and times of files.
+	// WritebackCache: let the kernel collect writes. Auto: off. It makes streams of
+	// small writes cheaper, but costs a SETATTR per file written and a GETATTR
+	// after each close, tells errors at fsync instead of at the write, and hides
+	// dirty pages from SEEK_DATA, which is therefore left to the kernel's answer
+	// that all is data. Possible for exclusive trees only, since the kernel then
+	// owns size and times of files.
 	WritebackCache Tristate
 	// Passthrough: let the kernel read and write the files behind
 	// vfs.PassthroughFile itself. Needs root and OPEN messages, and excludes
