@@ -195,12 +195,24 @@ type Unwrapper interface {
 	Unwrap() Store
 }
 
+// Forwarder is implemented by wrappers that have optional interfaces but only pass
+// their calls on to the store below, which Forwards returns: As takes such a
+// wrapper to have an ability only if that store has it.
+type Forwarder interface{ Forwards() Store }
+
 // As returns the first of s and the stores it wraps that has ability T. It stops
 // at a store that does not implement Unwrapper.
 func As[T any](s Store) (T, bool) {
 	for s != nil {
 		if t, ok := s.(T); ok {
-			return t, true
+			f, ok := s.(Forwarder)
+			if !ok {
+				return t, true
+			}
+			if _, ok := As[T](f.Forwards()); ok {
+				return t, true
+			}
+			break
 		}
 		u, ok := s.(Unwrapper)
 		if !ok {
