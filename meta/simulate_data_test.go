@@ -58,6 +58,9 @@ func (s *simulation) commit() {
 			errnos = append(errnos, syscall.EINVAL)
 		}
 	}
+	for _, b := range blocks {
+		s.store[b.ID] = true
+	}
 	got, err := sess.Commit(bg, blocks, writes)
 	if errors.Is(err, ErrLayout) && layout {
 		return
@@ -254,6 +257,7 @@ func (s *simulation) compact() {
 	}
 	id, err := sess.AllocBlocks(bg, 1)
 	s.expect(err)
+	s.store[id] = true
 	base := uint64(index) * s.w.chunk
 	begin := chunks[index][0].Pos
 	end := chunks[index][len(chunks[index])-1].end()

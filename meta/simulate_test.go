@@ -29,8 +29,11 @@ type simulation struct {
 	now      time.Time
 	moments  []moment  // since the last crash, the oldest first
 	before   []moment  // before it
-	began    time.Time // of history
+	began    time.Time // the past must be there from this time on, if it is kept
 	options  Options
+
+	store map[uint64]bool // blocks that the object store has
+	shots []shot
 
 	inline bool // files are inline when they are small
 }
@@ -67,7 +70,7 @@ var simCaller = vfs.Caller{UID: 1000, GID: 100}
 func newSimulation(t *rapid.T, retention time.Duration) *simulation {
 	f := testFormat()
 	f.Retention = retention
-	s := &simulation{T: t, db: &watchedDB{DB: mem.NewWithHistory()}, now: time.Unix(1_800_000_000, 0)}
+	s := &simulation{T: t, db: &watchedDB{DB: mem.NewWithHistory()}, now: time.Unix(1_800_000_000, 0), store: make(map[uint64]bool)}
 	s.inline = rapid.Bool().Draw(t, "inline")
 	f.Created = s.now
 	if err := Create(bg, s.db, f); err != nil {
@@ -251,33 +254,6 @@ func (s *simulation) crash() {
 	s.Fatalf("after a crash that kept %d of %d commits the volume is neither of two states: %s", keep, commits, strings.Join(why, "; "))
 }
 
-// past looks at the volume as it was.
-func (s *simulation) past() {
-	all := append(slices.Clone(s.before), s.moments...)
-	m := all[rapid.IntRange(0, len(all)-1).Draw(s.T, "moment")]
-	e, err := s.e.At(bg, m.at.Add(time.Second))
-	if s.e.Settings().Retention == 0 {
-		s.expect(err, syscall.ENOENT)
-		return
-	}
-	s.expect(err)
-	sess, err := e.NewSession(bg, SessionInfo{})
-	s.expect(err)
-	w := m.w.clone()
-	for _, x := range w.things {
-		clear(x.opens)
-	}
-	w.bury()
-	if diff := w.differs(sess); diff != "" {
-		s.Fatalf("as it was at %v: %s", m.at, diff)
-	}
-	var a vfs.Attr
-	if err := sess.Mkdir(bg, root, vfs.Root, "new", 0o755, &a); vfs.ErrnoOf(err) != syscall.EROFS {
-		s.Fatalf("the past can be changed: %v", err)
-	}
-	s.expect(e.Close())
-}
-
 func (s *simulation) run() {
 	often := func(fn func()) func(*rapid.T) {
 		return func(t *rapid.T) { s.T = t; fn() }
@@ -301,7 +277,9 @@ func (s *simulation) run() {
 		"commit": often(s.commit), "commit again": often(s.commit), "commit once more": often(s.commit), "allocate": often(s.allocate),
 		"copy range": often(s.copyRange), "compact": often(s.compact),
 		"quota": rarely(s.quota), "sync": rarely(s.sync), "reopen": rarely(s.reopen), "crash": rarely(s.crash), "past": rarely(s.past),
+		"time passes": rarely(s.pass), "maintain": rarely(s.maintain), "snapshot": often(s.snapshot), "settings": rarely(s.settings),
 	})
+	s.cleanUp()
 	s.expect(s.e.Close())
 }
 
