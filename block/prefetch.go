@@ -88,8 +88,12 @@ func (f *prefetcher) run(run prefetchRun) error {
 	defer src.release()
 	h := s.headers.get(run.r)
 	for h == nil {
+		n := run.n
+		if src.local() {
+			n = 0
+		}
 		var err error
-		if h, _, err = s.first(ctx, src, run.r, nil, run.off); err != nil {
+		if h, _, err = s.first(ctx, src, run.r, nil, run.off, n); err != nil {
 			return err
 		}
 	}

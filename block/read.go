@@ -90,7 +90,7 @@ func (s *Store) read(ctx context.Context, r Ref, p []byte, off uint32) error {
 	for h == nil {
 		var done bool
 		var err error
-		if h, done, err = s.first(ctx, src, r, p, off); err != nil || done {
+		if h, done, err = s.first(ctx, src, r, p, off, uint32(len(p))); err != nil || done {
 			return err
 		}
 	}
@@ -186,10 +186,10 @@ func (s *Store) units(ctx context.Context, src source, h *header, p []byte, off 
 	return h.verifyUnits(uint64(off>>unitShift), f.sum+in>>unitShift, p)
 }
 
-// first reads the header of a block, and with it the wanted range if that is near.
-// done: p is filled. Only one caller at a time does it for a block; the others
-// find the header afterwards.
-func (s *Store) first(ctx context.Context, src source, r Ref, p []byte, off uint32) (h *header, done bool, err error) {
+// first reads the header of a block, and with it the n bytes from off if they are
+// near: into p, or, for a nil p, into the memory cache. done: p is filled. Only
+// one caller at a time does it for a block; the others find the header afterwards.
+func (s *Store) first(ctx context.Context, src source, r Ref, p []byte, off, n uint32) (h *header, done bool, err error) {
 	f, leader := s.flights.begin(r.ID, headerFlight, headerFlight+1)
 	if !leader {
 		if err := f.wait(ctx, &s.flights); err != nil {
@@ -220,7 +220,7 @@ func (s *Store) first(ctx context.Context, src source, r Ref, p []byte, off uint
 	}
 	shift := s.enc.frameShift
 	want := maxHeaderLength(r.Size, shift)
-	if end := off + uint32(len(p)); end <= near {
+	if end := off + n; n > 0 && end <= near {
 		// Up to the end of the last frame; sealed ones are longer.
 		end = min((end+1<<shift-1)&^(1<<shift-1), r.Size)
 		want += end
@@ -234,11 +234,11 @@ func (s *Store) first(ctx context.Context, src source, r Ref, p []byte, off uint
 	}
 	defer b.Release()
 	s.stats.headerGets.Add(1)
-	n, err := src.read(ctx, b.Bytes(), 0)
+	got, err := src.read(ctx, b.Bytes(), 0)
 	if err != nil {
 		return nil, false, err
 	}
-	prefix := b.Bytes()[:n]
+	prefix := b.Bytes()[:got]
 	h, err = parseHeader(prefix, s.volume, r)
 	var short *shortHeaderError
 	if errors.As(err, &short) {
@@ -247,16 +247,13 @@ func (s *Store) first(ctx context.Context, src source, r Ref, p []byte, off uint
 	if err != nil {
 		return nil, false, err
 	}
-	if n < int(want) && n < int(h.object) {
-		return nil, false, damaged("object has %d bytes, not %d", n, h.object)
+	if got < int(want) && got < int(h.object) {
+		return nil, false, damaged("object has %d bytes, not %d", got, h.object)
 	}
 	s.headers.add(h)
-	if len(p) == 0 { // a prefetch, which wants the header alone
-		return h, false, nil
-	}
 	i := int(off >> h.frameShift)
-	last := int((uint64(off)+uint64(len(p))-1)>>h.frameShift) + 1
-	if last <= i || int(h.frames[last-1].end()) > n {
+	last := int((uint64(off) + uint64(n) + 1<<h.frameShift - 1) >> h.frameShift)
+	if n == 0 || int(h.frames[last-1].end()) > got { // the header alone
 		s.diskAdd(src, h, b, prefix, true, 0, 0)
 		return h, false, nil
 	}
