@@ -113,7 +113,6 @@ func TestEachFault(t *testing.T) {
 	}
 	for name, call := range calls {
 		t.Run(name, func(t *testing.T) {
-			t.Parallel()
 			for _, fault := range faults {
 				for n := 1; ; n++ {
 					x, db := build(t)

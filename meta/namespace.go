@@ -319,8 +319,11 @@ func (t *txn) rehome(n *node) error {
 		return nil
 	}
 	ent, err := t.entry(first, last)
+	if err == syscall.ENOENT {
+		return corrupt("name %q of inode %d in directory %d is not there", last, n.ino, first)
+	}
 	if err != nil {
-		return corrupt("name %q of inode %d in directory %d: %v", last, n.ino, first, err)
+		return err
 	}
 	n.cookie = ent.cookie
 	return t.delLink(n.ino, first, last)
