@@ -266,6 +266,9 @@ func TestDiskCache(t *testing.T) {
 				if disk, err = cache.OpenDisk(cache.DiskConfig{Dir: dir, Limit: 64 << 20, MinFree: 1, Logger: slog.New(slog.NewTextHandler(io.Discard, nil))}); err != nil {
 					t.Fatal(err)
 				}
+				if err := disk.Flush(ctx); err != nil { // its index has been read
+					t.Fatal(err)
+				}
 				return open(t, asRemote{objects}, func(c *Config) { v.change(c); c.Disk = disk })
 			}
 			stop := func(s *fixture) {

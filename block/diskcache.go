@@ -61,6 +61,10 @@ func (s *Store) diskAdd(src source, h *header, b *cache.Buffer, stored []byte, h
 	if s.disk == nil || src.local() || s.cfg.Budget.Pressed() {
 		return
 	}
+	// The queue holds buffers of the transfers, which must not wait for a disk.
+	if s.disk.Queued() > s.share.Limit()/4 {
+		return
+	}
 	ranges := make([]cache.Range, 0, last-i+1)
 	base := uint32(0)
 	if header {

@@ -68,6 +68,19 @@ func plainSize(data [][]byte) (uint32, error) {
 	return uint32(n), nil
 }
 
+// most is the greatest length that the object of the data can have.
+func (c *encoder) most(data [][]byte) int64 {
+	size, err := plainSize(data)
+	if err != nil {
+		return 0
+	}
+	n := int64(maxHeaderLength(size, c.frameShift)) + int64(size)
+	if c.sealer != nil {
+		n += int64(frameCount(size, c.frameShift)) * int64(c.sealer.Overhead())
+	}
+	return n
+}
+
 // encode makes the object of block id. It waits for memory only if frames are
 // compressed or sealed.
 func (c *encoder) encode(ctx context.Context, id ID, data [][]byte) (*encoded, error) {

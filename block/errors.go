@@ -56,6 +56,12 @@ func withErrno(err error) error {
 	case isTimeout(err):
 		return vfs.WithErrno(syscall.ETIMEDOUT, err)
 	}
+	// What a store on this machine says about itself.
+	for _, e := range []syscall.Errno{syscall.ENOSPC, syscall.EDQUOT, syscall.EROFS, syscall.EMFILE, syscall.ENFILE, syscall.ENOMEM} {
+		if errno == e && !errors.Is(err, object.ErrUnavailable) {
+			return vfs.WithErrno(e, err)
+		}
+	}
 	return vfs.WithErrno(syscall.EIO, err)
 }
 

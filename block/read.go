@@ -267,13 +267,11 @@ func (s *Store) first(ctx context.Context, src source, r Ref, p []byte, off, n u
 // longHeader reads a header whose length is known, of a block with smaller frames
 // than new ones have.
 func (s *Store) longHeader(ctx context.Context, src source, r Ref, length uint32) (*header, error) {
-	b, err := s.bufs.Get(ctx, s.share, int(length))
-	if err != nil {
+	// The caller holds a buffer of the transfers' share already; waiting for a
+	// second one could wait for ever.
+	p := make([]byte, length)
+	if err := readFull(ctx, src, p, 0); err != nil {
 		return nil, err
 	}
-	defer b.Release()
-	if err := readFull(ctx, src, b.Bytes(), 0); err != nil {
-		return nil, err
-	}
-	return parseHeader(b.Bytes(), s.volume, r)
+	return parseHeader(p, s.volume, r)
 }

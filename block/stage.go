@@ -180,14 +180,27 @@ func wake(c chan struct{}) {
 	}
 }
 
-// put makes a block durable in the stage.
-func (g *stage) put(ctx context.Context, id ID, h *header, b *body) error {
-	n := recordSize(b.Size())
+// reserve waits for room for an object of up to most bytes. The room goes to put or
+// back by cancelRoom.
+func (g *stage) reserve(ctx context.Context, most int64) (int64, error) {
+	n := recordSize(most)
 	if n+segmentHeader > g.max {
-		return fmt.Errorf("write-back stage of %d bytes cannot hold a block of %d: %w", g.max, n, syscall.ENOSPC)
+		return 0, fmt.Errorf("write-back stage of %d bytes cannot hold a block of %d: %w", g.max, n, syscall.ENOSPC)
 	}
-	if err := g.room(ctx, n); err != nil {
-		return err
+	return n, g.room(ctx, n)
+}
+
+func (g *stage) cancelRoom(n int64) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.giveRoom(n)
+}
+
+// put makes a block durable in the stage, in the room reserved for it.
+func (g *stage) put(ctx context.Context, id ID, h *header, b *body, room int64) error {
+	n := recordSize(b.Size())
+	if room > n {
+		g.cancelRoom(room - n)
 	}
 	req := &stageRequest{id: id, h: h, body: b, done: make(chan error, 1)}
 	g.mu.Lock()

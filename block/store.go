@@ -223,13 +223,24 @@ func (s *Store) Put(ctx context.Context, id ID, data ...[]byte) error {
 	if _, err := plainSize(data); err != nil {
 		return fail("write", id, vfs.WithErrno(syscall.EINVAL, err))
 	}
+	var room int64
+	if s.stage != nil {
+		// Before memory is taken: the uploads that make room need some, too.
+		var err error
+		if room, err = s.stage.reserve(ctx, s.enc.most(data)); err != nil {
+			return fail("write", id, err)
+		}
+	}
 	e, err := s.enc.encode(ctx, id, data)
 	if err != nil {
+		if s.stage != nil {
+			s.stage.cancelRoom(room)
+		}
 		return fail("write", id, err)
 	}
 	defer e.close()
 	if s.stage != nil {
-		err = s.stage.put(ctx, id, e.h, e.body)
+		err = s.stage.put(ctx, id, e.h, e.body, room)
 	} else {
 		err = s.upload(ctx, id, e.body, e.body.Size())
 	}

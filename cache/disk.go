@@ -278,9 +278,10 @@ type fill struct {
 // Add caches ranges of block id, which has the given number of slots (1 to 65,536),
 // soon: it queues them and returns. The data lies in buf, of which the queue takes
 // a reference of its own; a nil buf says that the data stays unchanged anyhow.
-// Where too much is queued already nothing is cached.
+// Where too much is queued already, or the index is still being read, nothing is
+// cached.
 func (d *Disk) Add(id uint64, slots int, ranges []Range, buf *Buffer) {
-	if slots < 1 || slots > maxSlots {
+	if slots < 1 || slots > maxSlots || !d.scanDone() {
 		return
 	}
 	it := fill{id: id, slots: slots, ranges: ranges, buf: buf}
@@ -302,6 +303,9 @@ func (d *Disk) Add(id uint64, slots int, ranges []Range, buf *Buffer) {
 		d.filled(it)
 	}
 }
+
+// Queued is the number of bytes that wait to be written.
+func (d *Disk) Queued() int64 { return d.queued.Load() }
 
 func (d *Disk) filled(it fill) {
 	d.queued.Add(-it.bytes)

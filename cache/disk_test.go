@@ -37,6 +37,7 @@ func rangeData(id uint64, slot, n int) []byte {
 
 func fillDisk(t testing.TB, d *Disk, id uint64, slots int, n int) {
 	t.Helper()
+	<-d.scanned
 	for i := range slots {
 		d.Add(id, slots, []Range{{i, rangeData(id, i, n)}}, nil)
 	}
@@ -171,6 +172,7 @@ func TestDiskEviction(t *testing.T) {
 		t.Errorf("%d bytes on disk", onDisk)
 	}
 	// What is larger than the cache is left out.
+	<-d.scanned
 	d.Add(7777, 1, []Range{{0, make([]byte, limit)}}, nil)
 	d.Flush(context.Background())
 	if d.Has(7777, 0) {
