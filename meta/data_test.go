@@ -263,7 +263,7 @@ func TestBigFile(t *testing.T) {
 	}
 	f := make("f", 4*1024)
 	v.unlink(vfs.Root, "f")
-	v.verify() // in the middle of it, or not
+	v.check() // in the middle of it, or not
 	v.ok(v.e.reapAll(bg, systemSession))
 	var a vfs.Attr
 	v.want(v.s.GetAttr(bg, root, f, &a), syscall.ESTALE)
