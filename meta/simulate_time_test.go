@@ -8,6 +8,8 @@ import (
 
 	"pgregory.net/rapid"
 
+	"github.com/massif-fs/massif/kv"
+	"github.com/massif-fs/massif/kv/mem"
 	"github.com/massif-fs/massif/vfs"
 )
 
@@ -198,13 +200,39 @@ func (s *simulation) cleanUp() {
 	s.expect(err)
 	for s.deleteDead(7, true) > 0 {
 	}
+	s.collect(mem.New())
 	sum, err := s.e.Check(bg, func(p Problem) { s.Errorf("%v", p) })
 	s.expect(err)
 	used := map[uint64]bool{}
 	for _, id := range s.w.blocks() {
 		used[id] = true
 	}
+	if len(s.store) != len(used) {
+		s.Fatalf("%d blocks are in the store, %d in use", len(s.store), len(used))
+	}
 	if sum.Retired != 0 || sum.History != 0 || sum.Blocks != int64(len(used)) || sum.Inodes != int64(len(s.w.things)) {
 		s.Fatalf("%d blocks and %d inodes should be left, there are %+v", len(used), len(s.w.things), sum)
 	}
+}
+
+// collect removes what crashes have left in the store, and checks that nothing is
+// missing there.
+func (s *simulation) collect(scratch kv.DB) {
+	walk := func(fn func(uint64, int64, time.Time) error) error {
+		for id := range s.store {
+			if err := fn(id, 1, s.now); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	_, err := s.e.FindOrphans(bg, walk, 0, scratch, func(f StoreFinding) error {
+		if f.Problem != Orphan {
+			s.Errorf("%+v", f)
+		}
+		delete(s.store, f.ID)
+		return nil
+	})
+	s.expect(err)
+	s.stored(s.w, "the present after garbage collection")
 }
