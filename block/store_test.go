@@ -11,6 +11,7 @@ import (
 	"io"
 	"log/slog"
 	mrand "math/rand/v2"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -138,8 +139,11 @@ func content(seed uint64, kind, n int) []byte {
 	case 0:
 		r.Read(p)
 	case 1:
-		for i := range p {
-			p[i] = "massif stands as one "[(uint64(i)+r.Uint64()&3)%21]
+		words := strings.Fields("a massif is group of mounts that stands as one func return if err nil the inode extent lease block store object frame " +
+			"header sum cache budget share window stage segment record note upload read write sync flush close open seek error context")
+		for i := 0; i < n; {
+			i += copy(p[i:], words[r.Uint64()%uint64(len(words))])
+			i += copy(p[i:], " \n"[r.Uint64()&1:][:1])
 		}
 	case 3:
 		for i := 0; i < n; i += 100_000 {
