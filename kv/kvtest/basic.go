@@ -19,6 +19,7 @@ var basicTests = []test{
 	{"ReusedBuffers", opened(testReusedBuffers)},
 	{"SlicesLastUntilTheEnd", opened(testSlicesLast)},
 	{"DeleteRange", opened(testDeleteRange)},
+	{"DeleteLargeRange", opened(testDeleteLargeRange)},
 	{"Counter", opened(testCounter)},
 	{"CounterAndDelete", opened(testCounterAndDelete)},
 	{"CounterMisuse", opened(testCounterMisuse)},
@@ -182,6 +183,35 @@ func testDeleteRange(t *testing.T, db kv.DB) {
 	view(t, db, func(r kv.Reader) { wantList(t, r, "", "", "a=1") })
 	update(t, db, func(tx kv.Txn) { tx.DeleteRange(nil, nil) })
 	view(t, db, func(r kv.Reader) { wantList(t, r, "", "", "") })
+}
+
+// testDeleteLargeRange: drivers may delete few keys in another way than many.
+func testDeleteLargeRange(t *testing.T, db kv.DB) {
+	const n = 2000
+	fill := func() {
+		update(t, db, func(tx kv.Txn) {
+			for i := range n {
+				tx.Put([]byte(key(i)), []byte("x"))
+			}
+		})
+	}
+	for _, size := range []int{1, 100, n - 2} {
+		fill()
+		from, to := 1, 1+size
+		want := key(0) + "=x " + key(from) + "=own"
+		update(t, db, func(tx kv.Txn) {
+			tx.Put([]byte(key(from)+"a"), []byte("gone"))
+			tx.Add([]byte(key(from)+"b"), 1)
+			tx.DeleteRange([]byte(key(from)), []byte(key(to)))
+			tx.Put([]byte(key(from)), []byte("own"))
+			wantList(t, tx, "", key(to), want)
+			wantGet(t, tx, key(to-1)+"a", absent)
+		})
+		view(t, db, func(r kv.Reader) {
+			wantList(t, r, "", key(to), want)
+			wantGet(t, r, key(to), "x")
+		})
+	}
 }
 
 func testCounter(t *testing.T, db kv.DB) {

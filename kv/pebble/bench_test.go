@@ -205,3 +205,54 @@ func BenchmarkEngine(b *testing.B) {
 		}
 	}
 }
+
+// BenchmarkEngineSync is what a flush of the log costs without Sync around it.
+func BenchmarkEngineSync(b *testing.B) {
+	engine := benchOpen(b).Engine()
+	for range b.N {
+		if err := engine.Set([]byte("key"), []byte("value"), pebble.EngineSync); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+func BenchmarkSync(b *testing.B) {
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	db := benchOpen(b)
+	for range b.N {
+		if err := db.Update(ctx, func(tx kv.Txn) error { tx.Put([]byte("key"), []byte("value")); return nil }); err != nil {
+			b.Fatal(err)
+		}
+		if err := db.Sync(ctx); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+// BenchmarkDeleteRange removes a few keys with a range, next to reads.
+func BenchmarkDeleteRange(b *testing.B) {
+	ctx := context.Background()
+	db := benchOpen(b)
+	for i := range b.N {
+		prefix := fmt.Appendf(nil, "k%08d/", i)
+		err := db.Update(ctx, func(tx kv.Txn) error {
+			for j := range byte(4) {
+				tx.Put(append(prefix, j), prefix)
+			}
+			return nil
+		})
+		if err == nil {
+			err = db.Update(ctx, func(tx kv.Txn) error {
+				if _, err := tx.Get([]byte("other")); err != kv.ErrNotFound {
+					return err
+				}
+				tx.DeleteRange(prefix, kv.PrefixEnd(prefix))
+				return nil
+			})
+		}
+		if err != nil {
+			b.Fatal(err)
+		}
+	}
+}

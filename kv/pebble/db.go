@@ -29,6 +29,7 @@ type DB struct {
 	seed      maphash.Seed
 	history   history
 	counters  counterCache // guarded by history.mu
+	ranges    int          // deleted since the last flush for their sake; guarded by history.mu
 	snapshots snapshots
 	turns     turnstile
 	pressure  pressure
@@ -133,22 +134,37 @@ func (db *DB) commit(ctx context.Context, t *txn, fnErr error) error {
 		return err
 	}
 
-	defer db.snapshots.drop() // when the mutex is free again
+	flush, err := db.apply(t)
+	db.snapshots.drop()
+	if flush {
+		if _, err := db.p.AsyncFlush(); err != nil {
+			db.options.Logger.Warn("metadata database: flush", "path", db.dir, "error", err)
+		}
+	}
+	return err
+}
+
+// apply checks what t read and applies what it wrote. flush is true if too many
+// deleted ranges are in memory.
+func (db *DB) apply(t *txn) (flush bool, err error) {
 	h := &db.history
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if err := db.failure(); err != nil {
-		return err
+		return false, err
 	}
 	if !h.valid(t) {
-		return errConflict
+		return false, errConflict
 	}
-	err := t.writeCounters()
+	err = t.writeCounters()
 	if err == nil {
 		seq := h.begin()
 		err = db.p.Apply(t.batch, pebble.NoSync)
 		h.end(t, seq)
 		db.pressure.written(t.size)
+		if db.ranges += len(t.ranges); db.ranges >= maxRanges {
+			db.ranges, flush = 0, true
+		}
 		// An engine that could not apply the batch has reported why on the way.
 		if failed := db.failure(); failed != nil {
 			err = fmt.Errorf("%w: %w", kv.ErrUnknown, failed)
@@ -156,10 +172,13 @@ func (db *DB) commit(ctx context.Context, t *txn, fnErr error) error {
 	}
 	if err != nil {
 		db.counters = counterCache{} // may be ahead of the store
-		return fmt.Errorf("commit to database %s: %w", db.dir, err)
+		return false, fmt.Errorf("commit to database %s: %w", db.dir, err)
 	}
-	return nil
+	return flush, nil
 }
+
+// maxRanges is how many deleted ranges are kept in memory: see fewKeys.
+const maxRanges = 200
 
 // fail keeps the first failure to write, after which nothing is written.
 func (db *DB) fail(operation string, err error) {

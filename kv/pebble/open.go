@@ -66,7 +66,7 @@ type Options struct {
 	MemTableBytes int64
 	// ReserveBytes is the free space of the file system below which commits
 	// are refused with ENOSPC; 0 means four times MemTableBytes, negative means
-	// none. Transactions that delete something are admitted down to a quarter of
+	// none. It is never more than a twentieth of the file system. Transactions that delete something are admitted down to a quarter of
 	// it, so that a full volume can be emptied.
 	ReserveBytes int64
 	// ReadOnly opens an existing database without changing it.

@@ -100,7 +100,7 @@ func (p *pressure) refresh() {
 	}
 	p.bytes.Store(0)
 	m := p.db.p.Metrics()
-	p.behind.Store(m.MemTable.Size > uint64(maxMemTables*p.db.options.MemTableBytes) ||
+	p.behind.Store(m.MemTable.Size >= uint64(maxMemTables*p.db.options.MemTableBytes) ||
 		m.Levels[0].Sublevels >= maxSublevels)
 	p.lookAtSpace()
 }
@@ -127,10 +127,11 @@ func (p *pressure) lookAtSpace() {
 	if reserve > 0 {
 		// A file system that cannot tell is taken to have space.
 		if u, err := p.db.options.FS.GetDiskUsage(p.db.dir); err == nil {
+			want := min(uint64(reserve), u.TotalBytes/20)
 			switch {
-			case u.AvailBytes < uint64(reserve)/4:
+			case u.AvailBytes < want/4:
 				level = spaceSpent
-			case u.AvailBytes < uint64(reserve):
+			case u.AvailBytes < want:
 				level = max(level, spaceLow)
 			}
 		}

@@ -28,8 +28,9 @@ func TestSuite(t *testing.T) {
 }
 
 // TestSuiteSmall runs the suite with tables in memory so small that flushes and
-// merges happen all the time.
+// merges happen all the time, and ranges always deleted as such.
 func TestSuiteSmall(t *testing.T) {
+	defer pebble.SetFewKeys(-1)()
 	kvtest.Run(t, func(t *testing.T) (kv.DB, func() kv.DB) {
 		return openDir(t, t.TempDir(), pebble.Options{CacheBytes: 1 << 20, MemTableBytes: 64 << 10})
 	})

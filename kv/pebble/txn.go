@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"hash/maphash"
+	"slices"
 	"syscall"
 
 	"github.com/cockroachdb/pebble/v2"
@@ -324,13 +325,13 @@ func (t *txn) Delete(key []byte) {
 
 // DeleteRange implements kv.Txn.
 func (t *txn) DeleteRange(start, end []byte) {
-	if end != nil && bytes.Compare(start, end) >= 0 {
-		return
-	}
-	if !t.grow(len(start) + len(end)) {
+	if end != nil && bytes.Compare(start, end) >= 0 || !t.grow(len(start)+len(end)) {
 		return
 	}
 	t.deletes = true
+	if t.deleteFew(start, end) || t.err != nil {
+		return
+	}
 	limit := end
 	if end == nil {
 		limit = upperBound
@@ -343,6 +344,49 @@ func (t *txn) DeleteRange(start, end []byte) {
 		s.end = op.Value
 	}
 	t.deleteWithin(s)
+}
+
+// fewKeys is how many keys are deleted one by one. Pebble arranges the deleted
+// ranges in memory anew for the first read after each, so with thousands of them
+// a read takes as long as a thousand others.
+var fewKeys = 512 // tests change it
+
+// deleteFew deletes the keys in a range one by one and reports whether it did:
+// not if they are too many.
+func (t *txn) deleteFew(start, end []byte) bool {
+	var keys [][]byte
+	t.iter.LowerBound, t.iter.UpperBound = start, end
+	it, err := t.db.p.NewIter(&t.iter)
+	t.iter.LowerBound, t.iter.UpperBound = nil, nil
+	if err != nil {
+		t.err = t.db.readError(err)
+		return false
+	}
+	for ok := it.First(); ok && len(keys) <= fewKeys; ok = it.Next() {
+		keys = append(keys, t.arena.copy(it.Key()))
+	}
+	if err := it.Close(); err != nil {
+		t.err = t.db.readError(err)
+		return false
+	}
+	if len(keys) > fewKeys {
+		return false
+	}
+	// Which keys there are has been read, so nobody may add one meanwhile.
+	s := span{start: t.arena.copy(start)}
+	if end != nil {
+		s.end = t.arena.copy(end)
+	}
+	t.scans = append(t.scans, s)
+	for _, i := range slices.Clone(t.within(s)) {
+		t.Delete(t.writes[i].key)
+	}
+	for _, key := range keys {
+		if w := t.find(t.hash(key), key); w == nil || w.kind != deleteWrite {
+			t.Delete(key)
+		}
+	}
+	return true
 }
 
 // Add implements kv.Txn.

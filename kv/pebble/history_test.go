@@ -1,0 +1,183 @@
+package pebble
+
+import (
+	"bytes"
+	"fmt"
+	"testing"
+
+	"pgregory.net/rapid"
+
+	"github.com/massif-fs/massif/kv"
+)
+
+var anyKey = rapid.Custom(func(t *rapid.T) []byte {
+	return []byte(rapid.StringMatching(`[ab\x{ff}]{1,3}`).Draw(t, "key"))
+})
+
+var anySpan = rapid.Custom(func(t *rapid.T) span {
+	s := span{start: rapid.OneOf(anyKey, rapid.Just([]byte{})).Draw(t, "start")}
+	if rapid.IntRange(0, 3).Draw(t, "bounded") > 0 {
+		s.end = append(bytes.Clone(s.start), anyKey.Draw(t, "end")...)
+	}
+	return s
+})
+
+// TestRecord compares what a record says with what was written.
+func TestRecord(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		var tx txn
+		for _, key := range rapid.SliceOfN(anyKey, 0, 5).Draw(rt, "keys") {
+			tx.touch(0, key)
+		}
+		tx.ranges = rapid.SliceOfN(anySpan, 0, 3).Draw(rt, "ranges")
+		if len(tx.writes)+len(tx.ranges) == 0 {
+			return
+		}
+		var r record
+		for range rapid.IntRange(1, 2).Draw(rt, "uses") {
+			r.list(&tx)
+		}
+		probe := anySpan.Draw(rt, "probe")
+		touched := false
+		for i := range tx.writes {
+			touched = touched || probe.contains(tx.writes[i].key)
+		}
+		for _, d := range tx.ranges {
+			touched = touched || (d.end == nil || bytes.Compare(probe.start, d.end) < 0) && (probe.end == nil || bytes.Compare(d.start, probe.end) < 0)
+		}
+		if got := r.touches(probe); got != touched {
+			rt.Errorf("touches(%q) is %v, want %v", probe, got, touched)
+		}
+		key := anyKey.Draw(rt, "key")
+		deleted := false
+		for _, d := range tx.ranges {
+			deleted = deleted || d.contains(key)
+		}
+		if got := r.deletes(key); got != deleted {
+			rt.Errorf("deletes(%q) is %v, want %v", key, got, deleted)
+		}
+	})
+}
+
+// TestCoarseRecord: a record too large to list is taken to have written all
+// between its first and its last key.
+func TestCoarseRecord(t *testing.T) {
+	var tx txn
+	for i := range 10_000 {
+		tx.touch(uint64(i), fmt.Appendf(nil, "k%06d", i*2))
+	}
+	var r record
+	r.list(&tx)
+	if !r.coarse || len(r.buf) > 100 {
+		t.Errorf("coarse: %v, %d bytes", r.coarse, len(r.buf))
+	}
+	for probe, want := range map[string]bool{"k000001": true, "k000000": true, "a": false, "z": false, "k019998": true, "k019999": false} {
+		if got := r.touches(span{[]byte(probe), []byte(probe + "\x00")}); got != want {
+			t.Errorf("touches(%s) is %v, want %v", probe, got, want)
+		}
+		if got := r.deletes([]byte(probe)); got != want {
+			t.Errorf("deletes(%s) is %v, want %v", probe, got, want)
+		}
+	}
+}
+
+// TestRingTooShort: a transaction older than the ring must be repeated if it
+// scanned, and need not be for its point reads.
+func TestRingTooShort(t *testing.T) {
+	h := new(history)
+	commit := func(hash uint64, key string) {
+		var tx txn
+		tx.touch(hash, []byte(key))
+		tx.prepareRecord()
+		h.end(&tx, h.begin())
+	}
+	commit(1, "a")
+	began := h.ended.Load()
+	scanned := &txn{began: began, scans: []span{{start: []byte("x")}}}
+	read := &txn{began: began, reads: []pointRead{{hash: 2, key: []byte("x")}}}
+	for range ringSize {
+		commit(1, "a")
+	}
+	if !h.valid(scanned) || !h.valid(read) {
+		t.Error("what nobody wrote is taken for changed")
+	}
+	commit(1, "a")
+	if h.valid(scanned) {
+		t.Error("a scan that cannot be checked is taken for valid")
+	}
+	if !h.valid(read) {
+		t.Error("a point read needs the ring")
+	}
+	commit(2, "x")
+	if h.valid(read) {
+		t.Error("a change was not seen")
+	}
+}
+
+// TestCounterCache: the cache says what the store says, whatever happens to counters.
+func TestCounterCache(t *testing.T) {
+	var c counterCache
+	key := []byte("n")
+	if _, ok := c.get(7, key); ok {
+		t.Error("an empty cache knows a counter")
+	}
+	if _, ok := c.get(0, nil); ok {
+		t.Error("a free slot is a counter")
+	}
+	c.set(7, key, 5)
+	if n, ok := c.get(7, key); !ok || n != 5 {
+		t.Errorf("%d, %v", n, ok)
+	}
+	if _, ok := c.get(7, []byte("m")); ok {
+		t.Error("a key with the same hash is the same counter")
+	}
+	c.set(7+512<<32, []byte("m"), 6) // the same slot
+	if _, ok := c.get(7, key); ok {
+		t.Error("a counter that was replaced is still there")
+	}
+	var add, put txn
+	add.touch(7+512<<32, []byte("m")).kind = addWrite
+	put.touch(7+512<<32, []byte("m")).kind = putWrite
+	if c.drop(&add); !has(&c, 7+512<<32, "m") {
+		t.Error("an Add drops the counter")
+	}
+	if c.drop(&put); has(&c, 7+512<<32, "m") {
+		t.Error("a Put does not drop the counter")
+	}
+	c.set(7, key, 5)
+	ranged := txn{}
+	ranged.ranges = []span{{start: []byte("a"), end: []byte("n")}}
+	if c.drop(&ranged); !has(&c, 7, "n") {
+		t.Error("a range beside it drops the counter")
+	}
+	ranged.ranges = []span{{start: []byte("n")}}
+	if c.drop(&ranged); has(&c, 7, "n") {
+		t.Error("a range does not drop the counter")
+	}
+}
+
+func has(c *counterCache, hash uint64, key string) bool {
+	_, ok := c.get(hash, []byte(key))
+	return ok
+}
+
+// TestMerger: sums come out the same however they are grouped.
+func TestMerger(t *testing.T) {
+	m, err := counterMerger.Merge([]byte("n"), kv.CounterValue(5))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := m.MergeNewer(kv.CounterValue(-7)); err != nil {
+		t.Fatal(err)
+	}
+	if err := m.MergeOlder(kv.CounterValue(100)); err != nil {
+		t.Fatal(err)
+	}
+	got, _, err := m.Finish(true)
+	if err != nil || !bytes.Equal(got, kv.CounterValue(98)) {
+		t.Errorf("%v, %v", got, err)
+	}
+	if _, err := counterMerger.Merge([]byte("n"), []byte("text")); err == nil {
+		t.Error("a value that is no counter can be merged")
+	}
+}
