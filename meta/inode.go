@@ -40,6 +40,7 @@ const (
 	flagXattr                             // has extended attributes
 	flagACL                               // one of them is an access ACL
 	flagDefaultACL                        // one of them is a default ACL
+	flagLinkable                          // made without a name, and may be given one
 
 	// In records only: a time equals ctime and is left out.
 	sameMtime

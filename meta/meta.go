@@ -87,6 +87,10 @@ type Session interface {
 	Mkdir(ctx context.Context, c *vfs.Caller, parent vfs.Ino, name string, mode uint32, out *vfs.Attr) error
 	Symlink(ctx context.Context, c *vfs.Caller, parent vfs.Ino, name, target string, out *vfs.Attr) error
 	Link(ctx context.Context, c *vfs.Caller, ino, parent vfs.Ino, name string, out *vfs.Attr) error
+	// Tmpfile makes a regular file without a name, as vfs.TmpfileFS says, and
+	// counts one use of it by this session (see Open). Only with linkable can Link
+	// give it a name.
+	Tmpfile(ctx context.Context, c *vfs.Caller, parent vfs.Ino, mode uint32, linkable bool, out *vfs.Attr) error
 	// Unlink returns the attributes that the inode has now, so that the client
 	// knows whether it lives on (Nlink > 0) and can drop what it cached.
 	Unlink(ctx context.Context, c *vfs.Caller, parent vfs.Ino, name string, out *vfs.Attr) error

@@ -367,8 +367,8 @@ func (s *session) Link(ctx context.Context, _ *vfs.Caller, ino, parent vfs.Ino, 
 			return err
 		case n.isDir():
 			return syscall.EPERM
-		case n.nlink == 0:
-			return syscall.ENOENT // a file without a name stays without
+		case n.nlink == 0 && n.flags&flagLinkable == 0:
+			return syscall.ENOENT // a file that has lost its name stays without
 		}
 		if err := t.free(parent, name); err != nil {
 			return err
@@ -376,15 +376,20 @@ func (s *session) Link(ctx context.Context, _ *vfs.Caller, ino, parent vfs.Ino, 
 		if n.nlink >= t.e.maxLinks {
 			return syscall.EMLINK
 		}
-		if n.nlink == 1 {
+		switch n.nlink {
+		case 0:
+			t.nameFirst(n)
+		case 1:
 			if err := t.recordOnlyName(n); err != nil {
 				return err
 			}
 		}
 		n.nlink++
 		n.ctime = t.now
-		if err := t.putLink(ino, parent, name); err != nil {
-			return err
+		if n.nlink > 1 {
+			if err := t.putLink(ino, parent, name); err != nil {
+				return err
+			}
 		}
 		if err := t.enterName(dir, name, n, entry{}); err != nil {
 			return err

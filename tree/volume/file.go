@@ -7,6 +7,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/massif-fs/massif/block"
 	"github.com/massif-fs/massif/meta"
 	"github.com/massif-fs/massif/vfs"
 )
@@ -16,7 +17,7 @@ type file struct {
 	fs    *FS
 	n     *node
 	flags int
-	ahead window
+	ahead *block.Window
 	once  sync.Once
 }
 
@@ -57,7 +58,7 @@ func (fs *FS) open(ctx context.Context, ino vfs.Ino, flags int) (*file, error) {
 	// The session's use comes first: from here on the inode stays.
 	fs.sess.Open(ino)
 	n := fs.use(ino)
-	f := &file{fs: fs, n: n, flags: flags}
+	f := &file{fs: fs, n: n, flags: flags, ahead: fs.blocks.NewWindow()}
 	n.mu.RLock()
 	loaded := n.loaded
 	n.mu.RUnlock()

@@ -173,6 +173,9 @@ func (fs *FS) Link(ctx context.Context, c *vfs.Caller, ino, parent vfs.Ino, name
 	if err := fs.sess.Link(ctx, c, ino, parent, name, out); err != nil {
 		return err
 	}
+	if n := fs.peek(ino); n != nil {
+		n.unlinked.Store(false)
+	}
 	return fs.fresh(ctx, out, gen)
 }
 
@@ -182,6 +185,21 @@ func (fs *FS) Create(ctx context.Context, c *vfs.Caller, parent vfs.Ino, name st
 		return nil, err
 	}
 	return fs.open(ctx, out.Ino, flags)
+}
+
+// Tmpfile implements vfs.TmpfileFS.
+func (fs *FS) Tmpfile(ctx context.Context, c *vfs.Caller, parent vfs.Ino, mode uint32, flags int, out *vfs.Attr) (vfs.File, error) {
+	if err := fs.writable(); err != nil {
+		return nil, err
+	}
+	if err := fs.sess.Tmpfile(ctx, c, parent, mode, flags&syscall.O_EXCL == 0, out); err != nil {
+		return nil, err
+	}
+	defer fs.sess.Release(out.Ino, 1) // the File counts itself
+	n := fs.use(out.Ino)
+	n.unlinked.Store(true)
+	defer fs.drop(n)
+	return fs.open(ctx, out.Ino, flags&^syscall.O_EXCL)
 }
 
 // Unlink implements vfs.FS.

@@ -74,7 +74,7 @@ type Config struct {
 }
 
 // FS is the tree of a volume. It implements vfs.FS and the abilities Pinner,
-// StatelessFS, XattrFS, LockFS, CopyFS, PolicyFS and Watchable.
+// StatelessFS, TmpfileFS, XattrFS, LockFS, CopyFS, PolicyFS and Watchable.
 type FS struct {
 	cfg     Config
 	sess    meta.Session
