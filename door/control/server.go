@@ -19,7 +19,9 @@ import (
 )
 
 // Handler carries out a command. Its result is written as JSON. ctx is done when
-// the client has gone or the server is told to stop working (see Serve).
+// the server is told to stop working (see Serve) or the client turns out to have
+// gone, which is noticed when progress is written: a client may end its input and
+// still wait for the answer.
 type Handler func(ctx context.Context, call *Call) (any, error)
 
 // Call is a command being carried out.
@@ -232,14 +234,16 @@ func (s *Server) serve(c *net.UnixConn) {
 		return err
 	}
 	for frame := range frames {
-		if err := write(s.answer(ctx, frame, write)); err != nil {
+		if err := write(s.answer(ctx, cancel, frame, write)); err != nil {
 			s.log.Debug("control socket: answer", "err", err)
 			return
 		}
 	}
 }
 
-func (s *Server) answer(ctx context.Context, frame []byte, write func(any) error) reply {
+// answer carries out one request. A client that has gone while a command tells its
+// progress ends the command.
+func (s *Server) answer(ctx context.Context, cancel context.CancelFunc, frame []byte, write func(any) error) reply {
 	req, bad := parseRequest(frame)
 	out := reply{ID: req.ID}
 	if bad != nil {
@@ -254,6 +258,7 @@ func (s *Server) answer(ctx context.Context, frame []byte, write func(any) error
 	call := &Call{args: req.Args, send: func(p any) {
 		if err := write(reply{Progress: p, ID: req.ID}); err != nil {
 			s.log.Debug("control socket: progress", "err", err)
+			cancel()
 		}
 	}}
 	result, err := handler(ctx, call)

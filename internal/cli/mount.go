@@ -1,0 +1,217 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"os"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/massif-fs/massif/mount"
+)
+
+func (a *app) mountCommand() *cobra.Command {
+	var foreground, printSpec bool
+	var words optionWords
+	cmd := &cobra.Command{
+		Use:     "mount SOURCE [MOUNTPOINT]",
+		Short:   "Mount a volume or a local directory",
+		GroupID: "mounts",
+		Long: `Mount SOURCE at the directory MOUNTPOINT.
+
+SOURCE is the name of a volume (see "massif volume list"), a URL such as
+file:///dir (the directory, passed through), or a spec file: a YAML or JSON
+description of the tree and its options, which may also name the mount point.
+
+The mount is served by a process in the background. The command returns when
+the mount answers; otherwise it prints that process's error. The process ends
+when the mount is unmounted, and on SIGTERM, SIGINT or SIGQUIT it unmounts by
+itself; a second signal takes the mount away from programs that still use it.
+
+Every option can be given as a flag, as a word behind -o, or as a key of the
+spec's "mount" section. In fstab, write the type massif (see
+"massif install-helpers"):
+
+  photos  /mnt/photos  massif  noatime,_netdev  0 0`,
+		Example: `  massif mount photos /mnt/photos
+  massif mount photos /mnt/photos -o ro,noatime
+  massif mount photos /mnt/photos --memory-limit 1GiB --metrics-addr 127.0.0.1:9567
+  massif mount file:///srv/data /mnt/data --foreground
+  massif mount photos.yaml`,
+		Args: rangeArgs(1, "SOURCE", "MOUNTPOINT"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			spec, err := mount.Parse(args[0])
+			if err != nil {
+				return err
+			}
+			if err := words.apply(&spec.Mount); err != nil {
+				return err
+			}
+			if printSpec {
+				return a.printJSON(spec)
+			}
+			point := spec.Point
+			if len(args) > 1 {
+				point = args[1]
+			}
+			if point == "" {
+				return usageError("%s: MOUNTPOINT is missing; usage: %s", cmd.CommandPath(), cmd.UseLine())
+			}
+			if foreground {
+				return serveForeground(cmd.Context(), spec, point)
+			}
+			return mount.Start(cmd.Context(), spec, point)
+		},
+		ValidArgsFunction: completeSource,
+	}
+	flags := cmd.Flags()
+	flags.SortFlags = false
+	flags.BoolVarP(&foreground, "foreground", "f", false, "stay in the foreground, log to stderr")
+	flags.BoolVar(&printSpec, "print-spec", false, "print the spec that would be mounted, and stop")
+	flags.VarP(wordList{&words}, "option", "o", "mount `OPTIONS` as mount(8) has them: name or name=value, divided by commas")
+	for _, opt := range mount.OptionTable() {
+		f := flags.VarPF(&optionFlag{opt, &words}, opt.Name, "", flagHelp(opt))
+		if opt.Arg == "" {
+			f.NoOptDefVal = "true"
+		}
+	}
+	return cmd
+}
+
+// serveForeground serves a mount in this process.
+func serveForeground(ctx context.Context, spec *mount.Spec, point string) error {
+	out := os.Stderr
+	if file := spec.Mount.LogFile; file != "" {
+		f, err := os.OpenFile(file, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		out = f
+	}
+	level := new(slog.LevelVar)
+	log := mount.NewLogger(out, &spec.Mount, level)
+	slog.SetDefault(log)
+	// Signals are Serve's business: ctx would be done by the first one already.
+	return mount.Serve(context.WithoutCancel(ctx), spec, point, mount.ServeOptions{Log: log, Level: level, LogFile: spec.Mount.LogFile})
+}
+
+// optionWords collects options in the order of the command line.
+type optionWords []string
+
+func (w optionWords) apply(o *mount.Options) error {
+	for _, word := range w {
+		if err := o.ParseOptions(word); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// wordList is the flag -o.
+type wordList struct{ words *optionWords }
+
+func (w wordList) String() string     { return "" }
+func (w wordList) Type() string       { return "OPTIONS" }
+func (w wordList) Set(s string) error { *w.words = append(*w.words, s); return nil }
+
+// optionFlag is a mount option as a flag.
+type optionFlag struct {
+	opt   mount.Option
+	words *optionWords
+}
+
+func (f *optionFlag) String() string { return "" }
+
+func (f *optionFlag) Type() string {
+	if f.opt.Arg == "" {
+		return "bool"
+	}
+	return f.opt.Arg
+}
+
+func (f *optionFlag) Set(s string) error {
+	var scratch mount.Options
+	if err := f.opt.Set(&scratch, s); err != nil {
+		return err
+	}
+	*f.words = append(*f.words, f.opt.Name+"="+strings.NewReplacer(`\`, `\\`, `,`, `\,`).Replace(s))
+	return nil
+}
+
+var _ pflag.Value = (*optionFlag)(nil)
+
+func flagHelp(opt mount.Option) string {
+	if opt.Inverse != "" {
+		return opt.Help + " [-o " + opt.Inverse + " takes it back]"
+	}
+	return opt.Help
+}
+
+// completeSource offers the volumes.
+func completeSource(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+	if len(args) == 0 {
+		return volumeNames(), cobra.ShellCompDirectiveDefault
+	}
+	return nil, cobra.ShellCompDirectiveFilterDirs
+}
+
+func volumeNames() []string {
+	g, err := mount.OpenRegistry()
+	if err != nil {
+		return nil
+	}
+	var names []string
+	records, _ := g.List() // damaged ones are not offered
+	for _, r := range records {
+		names = append(names, r.Name)
+	}
+	return names
+}
+
+// mountHelper is mount.massif(8): mount.massif SOURCE DIR [-sfnvN] [-o OPTIONS] [-t TYPE].
+func mountHelper(ctx context.Context, args []string, s streams) error {
+	flags := pflag.NewFlagSet("mount.massif", pflag.ContinueOnError)
+	flags.SetOutput(s.err)
+	sloppy := flags.BoolP("sloppy", "s", false, "pass over unknown options")
+	fake := flags.BoolP("fake", "f", false, "check everything, do not mount")
+	flags.BoolP("no-mtab", "n", false, "accepted for mount(8)")
+	verbose := flags.BoolP("verbose", "v", false, "say what is done")
+	flags.StringP("type", "t", "", "accepted for mount(8)")
+	flags.StringP("namespace", "N", "", "accepted for mount(8)")
+	options := flags.StringArrayP("options", "o", nil, "mount options")
+	if err := flags.Parse(args); err != nil {
+		if errors.Is(err, pflag.ErrHelp) {
+			return nil
+		}
+		return &mount.UsageError{Err: err}
+	}
+	if flags.NArg() != 2 {
+		return usageError("usage: mount.massif SOURCE DIR [-sfnv] [-o OPTIONS]")
+	}
+	spec, err := mount.Parse(flags.Arg(0))
+	if err != nil {
+		return err
+	}
+	for _, list := range *options {
+		if *sloppy {
+			list = mount.KnownOptions(list)
+		}
+		if err := spec.Mount.ParseOptions(list); err != nil {
+			return err
+		}
+	}
+	if *verbose {
+		a := &app{streams: s}
+		if err := a.printJSON(spec); err != nil {
+			return err
+		}
+	}
+	if err := spec.Validate(); err != nil || *fake {
+		return err
+	}
+	return mount.Start(ctx, spec, flags.Arg(1))
+}

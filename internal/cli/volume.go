@@ -1,0 +1,44 @@
+package cli
+
+import (
+	"encoding/json"
+
+	"github.com/spf13/cobra"
+
+	"github.com/massif-fs/massif/mount"
+)
+
+func (a *app) volumeCommand() *cobra.Command {
+	return a.group(&cobra.Command{
+		Use:     "volume",
+		Aliases: []string{"vol"},
+		Short:   "Make, look at and look after volumes",
+		GroupID: "volumes",
+		Long: `A volume is a file system of its own: its names and attributes live in a
+metadata database on this machine, the data of its files as blocks in an object
+store, which is a directory or an S3 bucket.
+
+The commands that look into a volume work on mounted volumes too: then the mount
+does the work.`,
+	},
+		a.volumeCreateCommand(), a.volumeListCommand(), a.volumeInfoCommand(), a.volumeDeleteCommand(),
+		a.volumeSetCommand(), a.volumeDfCommand(), a.volumeQuotaCommand(),
+	)
+}
+
+// completeVolume offers the volumes as first argument.
+func completeVolume(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+	if len(args) == 0 {
+		return volumeNames(), cobra.ShellCompDirectiveNoFileComp
+	}
+	return nil, cobra.ShellCompDirectiveNoFileComp
+}
+
+// do runs an operation on a volume, wherever it is open.
+func do(cmd *cobra.Command, name, op string, args, result any, progress func(json.RawMessage)) error {
+	registry, err := mount.OpenRegistry()
+	if err != nil {
+		return err
+	}
+	return registry.Do(cmd.Context(), name, op, args, result, progress)
+}

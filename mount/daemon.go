@@ -1,0 +1,243 @@
+package mount
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// DaemonArg is the first argument behind "mount" of a process that Start makes:
+// the program's main function hands such a process to [RunDaemon] at once.
+const DaemonArg = "--daemon-of-mount"
+
+// daemonFD is the descriptor over which a daemon gets its spec and answers.
+const daemonFD = 3
+
+// daemonOrder is what Start tells the daemon.
+type daemonOrder struct {
+	Spec    *Spec  `json:"spec"`
+	Point   string `json:"point"`
+	LogFile string `json:"logFile"`
+}
+
+// daemonAnswer is what the daemon tells Start.
+type daemonAnswer struct {
+	OK    bool   `json:"ok"`
+	Error string `json:"error,omitempty"`
+	Usage bool   `json:"usage,omitempty"`
+}
+
+// Start serves a spec at a mount point from a new process in the background. It
+// returns when the mount answers, or with the new process's error.
+//
+// The new process is this program again, in a session of its own, with its log
+// file as output. Its spec goes through a socket: it may be long, and need not be
+// seen by everybody who runs ps.
+func Start(ctx context.Context, spec *Spec, point string) error {
+	if err := spec.Validate(); err != nil {
+		return err
+	}
+	resolved, err := ResolvePoint(point)
+	if err != nil {
+		return err
+	}
+	logFile, log, err := openLogFile(spec, resolved)
+	if err != nil {
+		return err
+	}
+	defer log.Close()
+	ours, theirs, err := socketPair()
+	if err != nil {
+		return fmt.Errorf("mount: %w", err)
+	}
+	defer ours.Close()
+
+	source := spec.Source
+	if source == "" {
+		source = spec.Tree.Kind
+	}
+	cmd := &exec.Cmd{
+		Path: "/proc/self/exe",
+		// The mount point is on the command line so that people find the process.
+		Args:        []string{"massif", "mount", DaemonArg, source, resolved},
+		Dir:         "/",
+		Env:         os.Environ(),
+		Stdout:      log,
+		Stderr:      log,
+		ExtraFiles:  []*os.File{theirs},
+		SysProcAttr: &syscall.SysProcAttr{Setsid: true},
+	}
+	err = cmd.Start()
+	theirs.Close()
+	if err != nil {
+		return fmt.Errorf("mount: start in the background: %w", err)
+	}
+	stop := context.AfterFunc(ctx, func() { cmd.Process.Signal(syscall.SIGTERM) })
+	defer stop()
+
+	answer, err := converse(ours, daemonOrder{Spec: spec, Point: resolved, LogFile: logFile})
+	switch {
+	case err == nil && answer.OK:
+		cmd.Process.Release()
+		return answered(resolved)
+	case ctx.Err() != nil:
+		cmd.Wait()
+		return fmt.Errorf("mount %s: %w", resolved, ctx.Err())
+	case err == nil:
+		cmd.Wait()
+		if answer.Usage {
+			return &UsageError{errors.New(answer.Error)}
+		}
+		return errors.New(answer.Error)
+	}
+	waitErr := cmd.Wait()
+	return fmt.Errorf("mount %s: the background process ended before the mount was ready (%v); its log is %s", resolved, exitReason(waitErr), logFile)
+}
+
+// answered checks from this side that the mount is there.
+func answered(point string) error {
+	var st unix.Statfs_t
+	if err := unix.Statfs(point, &st); err != nil {
+		return fmt.Errorf("mount %s: it does not answer: %w", point, err)
+	}
+	return nil
+}
+
+func converse(conn io.ReadWriter, order daemonOrder) (daemonAnswer, error) {
+	var answer daemonAnswer
+	if err := json.NewEncoder(conn).Encode(order); err != nil {
+		return answer, err
+	}
+	err := json.NewDecoder(bufio.NewReader(conn)).Decode(&answer)
+	return answer, err
+}
+
+func exitReason(err error) string {
+	if err == nil {
+		return "exit status 0"
+	}
+	return err.Error()
+}
+
+func socketPair() (ours, theirs *os.File, err error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, nil, err
+	}
+	return os.NewFile(uintptr(fds[0]), "daemon"), os.NewFile(uintptr(fds[1]), "daemon"), nil
+}
+
+// RunDaemon is the main function of the process that Start makes. It returns the
+// process's exit status.
+func RunDaemon() int {
+	conn := os.NewFile(daemonFD, "start")
+	if conn == nil || unix.SetNonblock(daemonFD, false) != nil {
+		fmt.Fprintln(os.Stderr, "massif: this way of starting is for massif itself")
+		return 2
+	}
+	unix.CloseOnExec(daemonFD)
+	answer := func(a daemonAnswer) {
+		json.NewEncoder(conn).Encode(a) // nobody there to read it is no loss
+		conn.Close()
+	}
+	var order struct {
+		Spec    json.RawMessage `json:"spec"`
+		Point   string          `json:"point"`
+		LogFile string          `json:"logFile"`
+	}
+	if err := json.NewDecoder(conn).Decode(&order); err != nil {
+		answer(daemonAnswer{Error: "background process: order: " + err.Error()})
+		return 1
+	}
+	spec, err := ParseSpec(order.Spec)
+	if err != nil {
+		answer(daemonAnswer{Error: "background process: spec: " + err.Error()})
+		return 1
+	}
+	level := new(slog.LevelVar)
+	log := NewLogger(os.Stderr, &spec.Mount, level)
+	slog.SetDefault(log)
+	ready := false
+	err = Serve(context.Background(), spec, order.Point, ServeOptions{
+		Log: log, Level: level, LogFile: order.LogFile,
+		Ready: func() { ready = true; answer(daemonAnswer{OK: true}) },
+	})
+	if err == nil {
+		return 0
+	}
+	log.Error("mount ended", "err", err)
+	if !ready {
+		var usage *UsageError
+		answer(daemonAnswer{Error: printable(err.Error()), Usage: errors.As(err, &usage)})
+	}
+	return 1
+}
+
+// NewLogger makes the logger that a mount's options ask for. The level stays
+// changeable through level.
+func NewLogger(w io.Writer, o *Options, level *slog.LevelVar) *slog.Logger {
+	if l, err := parseLevel(o.LogLevel); err == nil {
+		level.Set(l)
+	}
+	handler := &slog.HandlerOptions{Level: level}
+	if o.LogFormat == "json" {
+		return slog.New(slog.NewJSONHandler(w, handler))
+	}
+	return slog.New(slog.NewTextHandler(w, handler))
+}
+
+func parseLevel(s string) (slog.Level, error) {
+	if s == "" {
+		return slog.LevelInfo, nil
+	}
+	var l slog.Level
+	err := l.UnmarshalText([]byte(s))
+	return l, err
+}
+
+// maxLogFile is the size at which a log is set aside when its mount starts.
+const maxLogFile = 16 << 20
+
+// openLogFile opens the log of a mount for appending.
+func openLogFile(spec *Spec, point string) (path string, f *os.File, err error) {
+	path = spec.Mount.LogFile
+	if path == "" {
+		if path, err = logPath(point); err != nil {
+			return "", nil, err
+		}
+		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+			return "", nil, fmt.Errorf("log directory: %w", err)
+		}
+	}
+	if info, err := os.Stat(path); err == nil && info.Mode().IsRegular() && info.Size() > maxLogFile {
+		if err := os.Rename(path, path+".old"); err != nil {
+			return "", nil, fmt.Errorf("log file: %w", err)
+		}
+	}
+	f, err = os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+	if err != nil {
+		return "", nil, fmt.Errorf("log file: %w", err)
+	}
+	return path, f, nil
+}
+
+// logName makes a file name of a mount point that people recognize and that no
+// other mount point has.
+func logName(point string) string {
+	name := strings.ReplaceAll(strings.Trim(point, "/"), "/", "-")
+	if len(name) > 80 {
+		name = name[len(name)-80:]
+	}
+	return name + "-" + pointKey(point)[:6]
+}

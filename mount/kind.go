@@ -1,0 +1,79 @@
+package mount
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"sort"
+
+	"github.com/massif-fs/massif/vfs"
+)
+
+// TreeConfig is what a spec says about a tree of one kind. It is decoded from the
+// spec strictly: fields carry yaml and json tags.
+type TreeConfig interface {
+	// Validate finds what cannot be, without touching what the tree names.
+	Validate() error
+	// Open opens the tree. Whatever it took is given back if it fails.
+	Open(ctx context.Context, env *Env) (*Opened, error)
+}
+
+// Env is what a tree is opened with.
+type Env struct {
+	Registry *Registry
+	Options  *Options
+	// Point is where the tree will be mounted.
+	Point string
+	Log   *slog.Logger
+}
+
+// Opened is an open tree and what belongs to it.
+type Opened struct {
+	FS vfs.FS
+	// Source names the tree for people, without secrets.
+	Source string
+	// Volume is set where the tree is a volume.
+	Volume *Volume
+	// Stats, if not nil, returns numbers of the tree for "massif stats", to be
+	// written as JSON.
+	Stats func() map[string]any
+	// DropCaches, if not nil, forgets what could be read again.
+	DropCaches func() error
+	// Close, if not nil, is called after FS.Close.
+	Close func() error
+}
+
+// kinds makes an empty configuration for each known kind of tree.
+var kinds = map[string]func() TreeConfig{}
+
+// RegisterKind makes a kind of tree known. It is called by init functions.
+func RegisterKind(name string, config func() TreeConfig) {
+	if kinds[name] != nil {
+		panic("mount: kind " + name + " is registered twice")
+	}
+	kinds[name] = config
+}
+
+func kindNames() []string {
+	var names []string
+	for name := range kinds {
+		names = append(names, name)
+	}
+	sort.Strings(names)
+	return names
+}
+
+// boundedReader fails when more than the given number of bytes is read.
+type boundedReader struct {
+	r    io.Reader
+	left int64
+}
+
+func (b *boundedReader) Read(p []byte) (int, error) {
+	n, err := b.r.Read(p)
+	if b.left -= int64(n); b.left < 0 {
+		return 0, fmt.Errorf("larger than %v", Size(maxSpec))
+	}
+	return n, err
+}

@@ -1,0 +1,85 @@
+package mount
+
+import (
+	"fmt"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// Parse makes a spec of what a user names as the source of a mount:
+//
+//   - "file:///dir": a local directory, passed through;
+//   - a path (with a '/' in it) or a name that ends in .yaml, .yml or .json: a spec file;
+//   - anything else: a volume by name.
+//
+// It does not touch what the spec names.
+func Parse(source string) (*Spec, error) {
+	if source == "" {
+		return nil, &UsageError{fmt.Errorf("the source is empty: name a volume, a spec file or a URL such as file:///dir")}
+	}
+	if strings.Contains(source, "://") {
+		tree, err := parseURL(source)
+		if err != nil {
+			return nil, err
+		}
+		return &Spec{Tree: tree, Source: source}, nil
+	}
+	switch filepath.Ext(source) {
+	case ".yaml", ".yml", ".json":
+		return ReadSpec(source)
+	}
+	if strings.Contains(source, "/") {
+		return ReadSpec(source)
+	}
+	return &Spec{Tree: Tree{Kind: "volume", Config: &VolumeTree{Name: source}}, Source: source}, nil
+}
+
+func parseURL(source string) (Tree, error) {
+	u, err := url.Parse(source)
+	if err != nil {
+		// The library's error repeats the URL, which may hold a password.
+		return Tree{}, &UsageError{fmt.Errorf("the source is not a well-formed URL")}
+	}
+	switch u.Scheme {
+	case "file":
+		if u.Host != "" && u.Host != "localhost" {
+			return Tree{}, &UsageError{fmt.Errorf("source %s: a file URL has three slashes, such as file:///%s%s", source, u.Host, u.Path)}
+		}
+		if u.RawQuery != "" || u.Fragment != "" || u.User != nil {
+			return Tree{}, &UsageError{fmt.Errorf("source %s: a file URL has a path and nothing else", source)}
+		}
+		if !filepath.IsAbs(u.Path) {
+			return Tree{}, &UsageError{fmt.Errorf("source %s: the path must be absolute", source)}
+		}
+		return Tree{Kind: "local", Config: &LocalTree{Path: filepath.Clean(u.Path)}}, nil
+	case "s3", "az", "azure", "adls", "abfs", "abfss", "gs", "gcs":
+		return Tree{}, fmt.Errorf("mounting a bucket as it is (%s://) is not built yet; a volume can keep its blocks in one: massif volume create NAME --store s3://BUCKET/PREFIX", u.Scheme)
+	}
+	return Tree{}, &UsageError{fmt.Errorf("unknown kind of source %s://; known is file:///DIR (and a volume's name, or a spec file)", u.Scheme)}
+}
+
+// ResolvePoint returns the mount point as an absolute path without symbolic
+// links, as the kernel will show it. The last component may be a dead mount, on
+// which nothing can be looked up.
+func ResolvePoint(point string) (string, error) {
+	if point == "" {
+		return "", &UsageError{fmt.Errorf("the mount point is empty")}
+	}
+	abs, err := filepath.Abs(point)
+	if err != nil {
+		return "", err
+	}
+	if resolved, err := filepath.EvalSymlinks(abs); err == nil {
+		return resolved, nil
+	}
+	dir, err := filepath.EvalSymlinks(filepath.Dir(abs))
+	if err != nil {
+		if os.IsNotExist(err) {
+			return "", fmt.Errorf("mount point %s does not exist", point)
+		}
+		return "", fmt.Errorf("mount point %s: %w", point, err)
+	}
+	return filepath.Join(dir, filepath.Base(abs)), nil
+}
