@@ -10,13 +10,17 @@ import (
 )
 
 // benchVolume is a volume on the embedded store, on this machine's disk.
-func benchVolume(b *testing.B) *testVolume {
+func benchVolume(b *testing.B, change ...func(*Format)) *testVolume {
 	b.Helper()
 	db, err := pebble.Open(b.TempDir(), pebble.Options{})
 	if err != nil {
 		b.Fatal(err)
 	}
-	if err := Create(bg, db, testFormat()); err != nil {
+	f := testFormat()
+	for _, c := range change {
+		c(&f)
+	}
+	if err := Create(bg, db, f); err != nil {
 		b.Fatal(err)
 	}
 	e, err := Open(bg, db, Options{Logger: quiet})
@@ -86,8 +90,11 @@ func BenchmarkGetAttr(b *testing.B) {
 	}
 }
 
-func BenchmarkCreate(b *testing.B) {
-	v := benchVolume(b)
+func BenchmarkCreate(b *testing.B) { benchCreate(b, benchVolume(b)) }
+
+func BenchmarkCreateWithHistory(b *testing.B) { benchCreate(b, benchVolume(b, withHistory)) }
+
+func benchCreate(b *testing.B, v *testVolume) {
 	b.ReportAllocs()
 	list := names(1 << 20)
 	var a vfs.Attr

@@ -74,6 +74,8 @@ const (
 	maxBlockID = 1<<63 - 1
 )
 
+var errClosed = errors.New("the volume is closed")
+
 // ErrNoVolume is wrapped by the error of opening a database without a volume.
 var ErrNoVolume = errors.New("the database holds no volume")
 
@@ -290,6 +292,16 @@ func (e *Engine) Close() error {
 		}), e.db.Sync(ctx))
 	}
 	return fail("close volume", "", errors.Join(errs...))
+}
+
+// beginTask counts a goroutine that Close is to wait for: not when it has begun to.
+func (e *Engine) beginTask() bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if !e.closed {
+		e.tasks.Add(1)
+	}
+	return !e.closed
 }
 
 func (e *Engine) now() vfs.Time { return vfs.TimeOf(e.clockNow()) }

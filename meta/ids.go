@@ -45,7 +45,9 @@ func (s *idSource) take(ctx context.Context, n uint64) (uint64, error) {
 			continue
 		}
 		if s.fetching == nil {
-			s.start()
+			if s.start(); s.fetching == nil {
+				return 0, s.err
+			}
 		}
 		wait := s.fetching
 		s.mu.Unlock()
@@ -72,7 +74,11 @@ func (s *idSource) take(ctx context.Context, n uint64) (uint64, error) {
 func (s *idSource) start() {
 	done := make(chan struct{})
 	s.fetching, s.err = done, nil
-	s.e.tasks.Add(1)
+	if !s.e.beginTask() {
+		s.fetching, s.err = nil, vfs.WithErrno(syscall.EIO, errClosed)
+		close(done)
+		return
+	}
 	go func() {
 		defer s.e.tasks.Done()
 		first, err := s.fetch(s.e.ctx, s.batch)

@@ -76,7 +76,7 @@ func (e *Engine) NewSession(ctx context.Context, info SessionInfo) (Session, err
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.closed {
-		return nil, fail("begin session", "", errors.New("the volume is closed"))
+		return nil, fail("begin session", "", errClosed)
 	}
 	if e.readOnly { // not recorded: unique among the engine's own is enough
 		s.id = uint64(len(e.sessions)) + 1

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"slices"
 	"sync"
 	"syscall"
@@ -47,9 +48,10 @@ type txn struct {
 	then    []func()  // after the commit, with the locks held
 	cached  bool      // the attribute cache knows of the commit
 	charged bool
-	revives bool   // may point to retired blocks: it holds them (see maintain.go)
-	value   []byte // scratch for values
-	hkey    []byte // scratch for history
+	revives bool     // may point to retired blocks: it holds them (see maintain.go)
+	value   []byte   // scratch for values
+	hkey    []byte   // scratch for history
+	written []uint64 // hashes of the keys of which there is history
 }
 
 // node is an inode in a transaction.
@@ -86,6 +88,9 @@ func (e *Engine) updateAlone(ctx context.Context, s *session, fn func(*txn) erro
 	return e.transact(ctx, s, nil, true, fn)
 }
 
+// conflictTries is how often an Update is repeated whose driver has given up.
+const conflictTries = 100
+
 func (e *Engine) transact(ctx context.Context, s *session, inos []vfs.Ino, alone bool, fn func(*txn) error) error {
 	if e.readOnly {
 		return syscall.EROFS
@@ -98,7 +103,7 @@ func (e *Engine) transact(ctx context.Context, s *session, inos []vfs.Ino, alone
 	t.wanted = append(t.wanted[:0], inos...)
 	t.enter()
 	var err error
-	for {
+	for tries := 0; ; tries++ {
 		t.lock()
 		err = e.db.Update(ctx, t.apply)
 		if err == nil {
@@ -112,7 +117,7 @@ func (e *Engine) transact(ctx context.Context, s *session, inos []vfs.Ino, alone
 			t.leave()
 			t.exclusive = true
 			t.enter()
-		} else if !errors.Is(err, errRelock) {
+		} else if !errors.Is(err, errRelock) && !(errors.Is(err, kv.ErrConflict) && tries < conflictTries && ctx.Err() == nil) {
 			break
 		}
 	}
@@ -177,6 +182,7 @@ func (t *txn) reset() {
 	clear(t.changes)
 	t.changes = t.changes[:0]
 	t.named = t.named[:0]
+	t.written = t.written[:0]
 	t.revives = false
 	clear(t.then)
 	t.then = t.then[:0]
@@ -444,8 +450,10 @@ func (t *txn) remember(key []byte) error {
 		return nil
 	}
 	t.hkey = appendHistoryKey(t.hkey[:0], key, t.stamp)
-	if b, err := t.view.value(t.hkey); err != nil || b != nil {
-		return err // this transaction has changed it before
+	if t.mayHaveWritten(key) {
+		if b, err := t.view.value(t.hkey); err != nil || b != nil {
+			return err // this transaction has changed it before
+		}
 	}
 	old, err := t.view.value(key)
 	if err != nil {
@@ -457,6 +465,23 @@ func (t *txn) remember(key []byte) error {
 	}
 	t.w.Put(t.hkey, append([]byte{1}, old...))
 	return nil
+}
+
+// writtenMax is how many written keys a transaction remembers: enough for all but
+// those that change many records, which look in the store.
+const writtenMax = 32
+
+var writtenSeed = maphash.MakeSeed()
+
+// mayHaveWritten notes that the transaction writes key, and tells whether it may
+// have before.
+func (t *txn) mayHaveWritten(key []byte) bool {
+	h := maphash.Bytes(writtenSeed, key)
+	if len(t.written) == writtenMax || slices.Contains(t.written, h) {
+		return true
+	}
+	t.written = append(t.written, h)
+	return false
 }
 
 // putName gives a directory an entry: e.cookie is set if it is 0.
