@@ -8,7 +8,14 @@ package testserver
 
 import (
 	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
 	"fmt"
+	"math/big"
 	"net"
 	"os"
 	"os/exec"
@@ -153,6 +160,20 @@ type Credentials struct {
 // S3 starts an S3 server (versitygw over a directory) with one empty bucket.
 func S3(t testing.TB) (endpoint, bucket string, creds Credentials) {
 	t.Helper()
+	return startS3(t, "http")
+}
+
+// S3TLS is S3 with HTTPS. caFile holds the certificate that the server is known
+// by.
+func S3TLS(t testing.TB) (endpoint, bucket string, creds Credentials, caFile string) {
+	t.Helper()
+	cert, key := certificate(t)
+	endpoint, bucket, creds = startS3(t, "https", "--cert", cert, "--key", key)
+	return endpoint, bucket, creds, cert
+}
+
+func startS3(t testing.TB, scheme string, flags ...string) (endpoint, bucket string, creds Credentials) {
+	t.Helper()
 	program := Tool(t, "versitygw")
 	dir := t.TempDir()
 	bucket = "massif-test"
@@ -161,8 +182,47 @@ func S3(t testing.TB) (endpoint, bucket string, creds Credentials) {
 	}
 	creds = Credentials{"massif-access", "massif-secret-of-a-test"}
 	addr := freeAddr(t)
-	cmd := exec.Command(program, "--port", addr, "--quiet", "--keep-alive", "posix", dir)
+	cmd := exec.Command(program, append(flags, "--port", addr, "--quiet", "--keep-alive", "posix", dir)...)
 	cmd.Env = append(os.Environ(), "ROOT_ACCESS_KEY="+creds.AccessKey, "ROOT_SECRET_KEY="+creds.SecretKey)
 	start(t, cmd, func() error { return dial(addr) })
-	return fmt.Sprintf("http://%s", addr), bucket, creds
+	return fmt.Sprintf("%s://%s", scheme, addr), bucket, creds
+}
+
+// certificate makes a certificate for 127.0.0.1 that signs itself.
+func certificate(t testing.TB) (certFile, keyFile string) {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{
+		SerialNumber:          big.NewInt(1),
+		Subject:               pkix.Name{CommonName: "massif test"},
+		NotBefore:             time.Now().Add(-time.Hour),
+		NotAfter:              time.Now().Add(24 * time.Hour),
+		IPAddresses:           []net.IP{net.IPv4(127, 0, 0, 1)},
+		IsCA:                  true,
+		BasicConstraintsValid: true,
+		KeyUsage:              x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign,
+		ExtKeyUsage:           []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+	}
+	cert, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	private, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	certFile, keyFile = filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
+	for name, block := range map[string]*pem.Block{
+		certFile: {Type: "CERTIFICATE", Bytes: cert},
+		keyFile:  {Type: "PRIVATE KEY", Bytes: private},
+	} {
+		if err := os.WriteFile(name, pem.EncodeToMemory(block), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return certFile, keyFile
 }

@@ -19,6 +19,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -35,6 +36,9 @@ type Factory struct {
 	// Second, if not nil, opens the store that s is once more, as another process
 	// would. The suite closes it.
 	Second func(t testing.TB, s object.Store) object.Store
+	// Only, if not empty, names the cases to run: for a second configuration of a
+	// store that passes all of them in another.
+	Only []string
 	// Skip names cases that do not hold, with the reason.
 	Skip map[string]string
 	// RefusesKey, if not nil, returns the reason why the server behind the store
@@ -99,6 +103,9 @@ func Run(t *testing.T, f Factory) {
 	known := make(map[string]bool)
 	for _, c := range cases {
 		known[c.name] = true
+		if len(f.Only) > 0 && !slices.Contains(f.Only, c.name) {
+			continue
+		}
 		t.Run(c.name, func(t *testing.T) {
 			if why := f.Skip[c.name]; why != "" {
 				t.Skip(why)
@@ -112,9 +119,9 @@ func Run(t *testing.T, f Factory) {
 			c.run(t, store)
 		})
 	}
-	for name := range f.Skip {
+	for _, name := range slices.AppendSeq(slices.Clone(f.Only), maps.Keys(f.Skip)) {
 		if !known[name] {
-			t.Errorf("Factory.Skip names an unknown case %q", name)
+			t.Errorf("the factory names an unknown case %q", name)
 		}
 	}
 }

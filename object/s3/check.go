@@ -43,21 +43,17 @@ func (s *Store) checkBucket(ctx context.Context) error {
 	if err == nil {
 		return nil
 	}
-	// HEAD has no body, hence no code: the status and a header must do.
+	// HEAD has no body, hence no code: ask again in a way that has, which may tell
+	// wrong keys from missing rights and both from a missing bucket.
 	var re *smithyhttp.ResponseError
 	if errors.As(err, &re) && re.Response != nil {
-		region := re.Response.Header.Get("x-amz-bucket-region")
-		switch status := re.HTTPStatusCode(); {
-		case status == 404:
-			err = &storeError{object.ErrNoBucket, fmt.Sprintf("%s does not exist", s.where), err}
-		case region != "" && region != s.cfg.Region:
+		if region := re.Response.Header.Get("x-amz-bucket-region"); region != "" && region != s.cfg.Region {
 			err = &storeError{object.ErrInvalid, fmt.Sprintf("%s: the bucket is in region %s, the client is set to %s", s.where, region, s.cfg.Region), err}
-		case status == 403 || status == 400:
-			// A GET has a code: it may tell wrong keys from missing rights.
-			if _, lerr := s.List(ctx, object.ListOptions{Limit: 1}); lerr != nil {
-				return lerr
-			}
-			return nil // may list, if not look at the bucket itself
+			return s.fail("check", "", w, err)
+		}
+		if status := re.HTTPStatusCode(); status >= 400 && status < 500 {
+			_, err := s.List(ctx, object.ListOptions{Limit: 1})
+			return err // nil: may list, though not look at the bucket itself
 		}
 	}
 	return s.fail("check", "", w, err)

@@ -88,7 +88,7 @@ func (s *Store) copyWhole(ctx context.Context, dst, src string, from object.Info
 }
 
 func (s *Store) copyParts(ctx context.Context, dst, src string, from object.Info, o *object.PutOptions) (object.Info, error) {
-	up, err := s.create(ctx, dst, o)
+	up, err := s.create(ctx, dst, o, NoChecksum) // servers have their own ideas of checksums of copied parts
 	if err != nil {
 		return object.Info{}, err
 	}
@@ -143,17 +143,7 @@ func (u *upload) copyPart(ctx context.Context, n int, src, etag string, off, siz
 	if err != nil {
 		return object.Part{}, s.fail("copy", src, w, err)
 	}
-	part := object.Part{Number: n, Size: size, ETag: strings.Trim(*out.CopyPartResult.ETag, `"`)}
-	sum := out.CopyPartResult.ChecksumCRC32C
-	if s.cfg.Checksum == CRC64NVME {
-		sum = out.CopyPartResult.ChecksumCRC64NVME
-	}
-	if sum != nil {
-		u.mu.Lock()
-		u.sums[sumKey{n, part.ETag}] = *sum
-		u.mu.Unlock()
-	}
-	return part, nil
+	return object.Part{Number: n, Size: size, ETag: strings.Trim(*out.CopyPartResult.ETag, `"`)}, nil
 }
 
 // copySource names an object in a header, URL encoded. All but letters, digits

@@ -43,6 +43,7 @@ var meanings = map[string]meaning{
 	"ExpiredTokenException":              {object.ErrAccess, "the session token has expired"},
 	"TokenRefreshRequired":               {object.ErrAccess, "the session token has expired"},
 	"InvalidToken":                       {object.ErrAccess, "the session token is not valid"},
+	"XAdminUserNotFound":                 {object.ErrAccess, "the server does not know the access key"}, // versitygw
 	"InvalidSecurity":                    {object.ErrAccess, "the credentials are not valid"},
 	"NotSignedUp":                        {object.ErrAccess, "the account is not signed up for S3"},
 	"AuthorizationHeaderMalformed":       {object.ErrAccess, "the request was signed for another region than the bucket's"},
@@ -204,6 +205,9 @@ func (s *Store) explainAPI(api smithy.APIError, status int, request string, err 
 	case ok:
 	case strings.HasPrefix(code, "KMS."):
 		m = meaning{object.ErrAccess, "the encryption key cannot be used"}
+	case status == http.StatusNotFound && code != "":
+		// Something is missing, but nobody must take it for the object.
+		m = meaning{object.ErrInvalid, "the server misses something"}
 	default:
 		m = byStatus(status)
 	}

@@ -28,6 +28,7 @@ type upload struct {
 	key  string
 	id   string
 	opts object.PutOptions
+	kind Checksum // of parts
 
 	mu   sync.Mutex
 	sums map[sumKey]string
@@ -49,14 +50,15 @@ func (s *Store) CreateMultipart(ctx context.Context, key string, opts *object.Pu
 	if err := s.checkPut(opts); err != nil {
 		return nil, &object.Error{Op: "create upload", Key: key, Err: err}
 	}
-	u, err := s.create(ctx, key, opts)
+	u, err := s.create(ctx, key, opts, s.cfg.Checksum)
 	if err != nil {
 		return nil, err
 	}
 	return u, nil
 }
 
-func (s *Store) create(ctx context.Context, key string, opts *object.PutOptions) (*upload, error) {
+// create begins an upload whose parts carry checksums of the given kind.
+func (s *Store) create(ctx context.Context, key string, opts *object.PutOptions, kind Checksum) (*upload, error) {
 	w := watch(ctx, s.cfg.StallTimeout)
 	defer w.end()
 	in := &s3.CreateMultipartUploadInput{
@@ -68,21 +70,22 @@ func (s *Store) create(ctx context.Context, key string, opts *object.PutOptions)
 		ServerSideEncryption: types.ServerSideEncryption(s.cfg.SSE),
 		SSEKMSKeyId:          text(s.cfg.SSEKMSKeyID),
 	}
-	switch s.cfg.Checksum {
+	switch kind {
 	case CRC32C:
 		in.ChecksumAlgorithm, in.ChecksumType = types.ChecksumAlgorithmCrc32c, types.ChecksumTypeComposite
 	case CRC64NVME:
 		in.ChecksumAlgorithm, in.ChecksumType = types.ChecksumAlgorithmCrc64nvme, types.ChecksumTypeFullObject
 	}
-	out, err := s.client.CreateMultipartUpload(w.ctx, in)
+	out, err := s.client.CreateMultipartUpload(w.ctx, in, func(o *s3.Options) {
+		o.RequestChecksumCalculation = aws.RequestChecksumCalculationWhenRequired // or the SDK chooses one
+	})
 	if err == nil && aws.ToString(out.UploadId) == "" {
 		err = s.nonsense("no upload ID")
 	}
 	if err != nil {
 		return nil, s.fail("create upload", key, w, err)
 	}
-	u := &upload{s: s, key: key, id: *out.UploadId, opts: *opts, sums: make(map[sumKey]string)}
-	return u, nil
+	return &upload{s: s, key: key, id: *out.UploadId, opts: *opts, kind: kind, sums: make(map[sumKey]string)}, nil
 }
 
 // PutPart implements object.Upload.
@@ -145,8 +148,8 @@ func (u *upload) putBytes(ctx context.Context, n int, p []byte) (object.Part, er
 	body := w.send(p)
 	defer body.stop()
 	in := u.partInput(n, body, int64(len(p)))
-	sum := checksum(u.s.cfg.Checksum, p)
-	switch u.s.cfg.Checksum {
+	sum := checksum(u.kind, p)
+	switch u.kind {
 	case CRC32C:
 		in.ChecksumCRC32C = sum
 	case CRC64NVME:
@@ -220,7 +223,7 @@ func (u *upload) Complete(ctx context.Context, parts []object.Part) (object.Info
 		sum, ok := u.sums[sumKey{p.Number, p.ETag}]
 		u.mu.Unlock()
 		if ok {
-			switch u.s.cfg.Checksum {
+			switch u.kind {
 			case CRC32C:
 				done.ChecksumCRC32C = &sum
 			case CRC64NVME:
@@ -229,7 +232,7 @@ func (u *upload) Complete(ctx context.Context, parts []object.Part) (object.Info
 		}
 		in.MultipartUpload.Parts = append(in.MultipartUpload.Parts, done)
 	}
-	if u.s.cfg.Checksum == CRC64NVME {
+	if u.kind == CRC64NVME {
 		in.ChecksumType = types.ChecksumTypeFullObject
 	}
 	out, err := u.complete(ctx, in)

@@ -323,7 +323,7 @@ func (s *Store) partSize(n int, size int64) int64 {
 
 // putParts is a multipart upload of first and what body still has.
 func (s *Store) putParts(ctx context.Context, key string, first *partBuffer, body io.Reader, size int64, opts *object.PutOptions) (object.Info, error) {
-	up, err := s.create(ctx, key, opts)
+	up, err := s.create(ctx, key, opts, s.cfg.Checksum)
 	if err != nil {
 		first.free()
 		return object.Info{}, &object.Error{Op: "put", Key: key, Err: errors.Unwrap(err)}

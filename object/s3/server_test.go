@@ -1,0 +1,350 @@
+package s3
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/url"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/massif-fs/massif/internal/testserver"
+	"github.com/massif-fs/massif/object"
+	"github.com/massif-fs/massif/object/objecttest"
+	"github.com/massif-fs/massif/object/retry"
+)
+
+// These tests talk to a real server, mostly by way of a connection that is not to
+// be relied on.
+
+// bodies are the cases in which the way that bodies are sent matters.
+var bodies = []string{"PutGet", "GetRange", "Stream", "Delete", "Metadata", "Copy", "Multipart", "WrongBodies", "IfAbsent"}
+
+func TestStoreOverTLS(t *testing.T) {
+	endpoint, bucket, creds, ca := testserver.S3TLS(t)
+	for _, sum := range []Checksum{CRC32C, CRC64NVME, NoChecksum} {
+		t.Run(string(sum), func(t *testing.T) {
+			f := factory(Config{
+				Bucket: bucket, Endpoint: endpoint, CAFile: ca, PartSize: minPart, Checksum: sum, Prefix: "deep/down/",
+				Credentials: &Credentials{AccessKey: creds.AccessKey, SecretKey: creds.SecretKey},
+			})
+			f.Only = bodies
+			objecttest.Run(t, f)
+		})
+	}
+}
+
+func TestStoreWithoutChecksums(t *testing.T) {
+	cfg := serverConfig(t)
+	cfg.Checksum = NoChecksum
+	f := factory(cfg)
+	f.Only = bodies
+	objecttest.Run(t, f)
+}
+
+func TestCopyByParts(t *testing.T) {
+	s := mustOpen(t, serverConfig(t))
+	singleCopyLimit = minPart
+	defer func() { singleCopyLimit = maxSingleCopy }()
+	data := bytes.Repeat([]byte("0123456789abcdef"), 13*mib/16)
+	opts := &object.PutOptions{ContentType: "text/x", Metadata: map[string]string{"a": "b", "umlaut": "ä ö"}}
+	if _, err := s.Put(t.Context(), "src +%", bytes.NewReader(data), int64(len(data)), opts); err != nil {
+		t.Fatal(err)
+	}
+	info, err := s.Copy(t.Context(), "dst", "src +%", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	body, got, err := s.Get(t.Context(), "dst", 0, -1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer body.Close()
+	p, err := io.ReadAll(body)
+	if err != nil || !bytes.Equal(p, data) {
+		t.Errorf("the copy has %d bytes, %v", len(p), err)
+	}
+	if got.ETag != info.ETag || got.ContentType != "text/x" || got.Metadata["umlaut"] != "ä ö" {
+		t.Errorf("the copy is %+v, returned %+v", got, info)
+	}
+}
+
+// wantKind checks the sentinel, and that the sentence names what people need and
+// no secret.
+func wantKind(t *testing.T, what string, err, kind error, words ...string) {
+	t.Helper()
+	if !errors.Is(err, kind) {
+		t.Errorf("%s: %v, want %v", what, err, kind)
+		return
+	}
+	for _, w := range words {
+		if !strings.Contains(err.Error(), w) {
+			t.Errorf("%s: %q does not say %q", what, err, w)
+		}
+	}
+	if strings.Contains(err.Error(), "secret-of") {
+		t.Errorf("%s: %q shows the secret", what, err)
+	}
+}
+
+func TestMisconfigured(t *testing.T) {
+	cfg := serverConfig(t)
+	ctx := t.Context()
+	try := func(change func(*Config)) (check, put, list error) {
+		c := cfg
+		keys := *cfg.Credentials
+		c.Credentials = &keys
+		change(&c)
+		s := mustOpen(t, c)
+		check = s.Check(ctx, true)
+		_, put = s.Put(ctx, "k", bytes.NewReader(nil), 0, nil)
+		_, list = s.List(ctx, object.ListOptions{})
+		return check, put, list
+	}
+	all := func(what string, kind error, words []string, change func(*Config)) {
+		t.Helper()
+		check, put, list := try(change)
+		wantKind(t, what+": check", check, kind, words...)
+		wantKind(t, what+": put", put, kind, words...)
+		wantKind(t, what+": list", list, kind, words...)
+	}
+	if check, _, _ := try(func(*Config) {}); check != nil {
+		t.Errorf("all is well: %v", check)
+	}
+	all("wrong secret", object.ErrAccess, []string{"the secret key is wrong", cfg.Bucket, cfg.Endpoint}, func(c *Config) { c.Credentials.SecretKey = "secret-of-nobody" })
+	all("wrong key", object.ErrAccess, []string{"does not know the access key", cfg.Bucket, cfg.Endpoint}, func(c *Config) { c.Credentials.AccessKey = "nobody" })
+	all("anonymous", object.ErrAccess, []string{cfg.Bucket, cfg.Endpoint}, func(c *Config) { c.Credentials, c.Anonymous = nil, true })
+	all("no credentials", object.ErrAccess, []string{"no credentials"}, func(c *Config) { c.Credentials = nil })
+	all("wrong bucket", object.ErrNoBucket, []string{"no-such-bucket", cfg.Endpoint}, func(c *Config) { c.Bucket = "no-such-bucket" })
+	all("nobody listens", object.ErrUnavailable, []string{"cannot be reached", "127.0.0.1:1"}, func(c *Config) { c.Endpoint = "http://127.0.0.1:1" })
+	all("no HTTPS", object.ErrInvalid, []string{"does not speak HTTPS"}, func(c *Config) { c.Endpoint = strings.Replace(c.Endpoint, "http:", "https:", 1) })
+	endpoint, _, _, _ := testserver.S3TLS(t)
+	all("unknown certificate", object.ErrAccess, []string{"certificate"}, func(c *Config) { c.Endpoint = endpoint })
+}
+
+// proxied returns a store whose connections go through a proxy.
+func proxied(t *testing.T) (*Store, *testserver.Proxy) {
+	cfg := serverConfig(t)
+	u, err := url.Parse(cfg.Endpoint)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := testserver.NewProxy(t, u.Host)
+	cfg.Endpoint = "http://" + p.Addr()
+	cfg.StallTimeout = 300 * time.Millisecond
+	cfg.SlowTimeout = 300 * time.Millisecond
+	return mustOpen(t, cfg), p
+}
+
+func TestBrokenConnections(t *testing.T) {
+	s, proxy := proxied(t)
+	ctx := t.Context()
+	data := bytes.Repeat([]byte("0123456789abcdef"), 1<<16) // 1 MiB
+	put := func() error {
+		_, err := s.Put(ctx, "k", bytes.NewReader(data), int64(len(data)), nil)
+		return err
+	}
+	get := func() error {
+		body, _, err := s.Get(ctx, "k", 0, -1)
+		if err != nil {
+			return err
+		}
+		defer body.Close()
+		got, err := io.ReadAll(body)
+		if err == nil && !bytes.Equal(got, data) {
+			t.Error("a broken get gave wrong bytes without an error")
+		}
+		return err
+	}
+	read := func() error {
+		p := make([]byte, 500_000)
+		_, err := s.ReadRange(ctx, "k", p, 1000)
+		if err == nil && !bytes.Equal(p, data[1000:501_000]) {
+			t.Error("a broken read gave wrong bytes without an error")
+		}
+		return err
+	}
+	if err := put(); err != nil {
+		t.Fatal(err)
+	}
+	quick := func(what string, do func() error) error {
+		t.Helper()
+		begun := time.Now()
+		err := do()
+		if d := time.Since(begun); d > 10*time.Second {
+			t.Errorf("%s took %v", what, d)
+		}
+		return err
+	}
+
+	proxy.Set(testserver.Fault{Refuse: true})
+	for what, do := range map[string]func() error{"put": put, "get": get, "read": read} {
+		wantKind(t, what+" refused", quick(what, do), object.ErrUnavailable, "massif-test", proxy.Addr())
+	}
+	proxy.Set(testserver.Fault{CutAnswer: 100_000})
+	for what, do := range map[string]func() error{"get": get, "read": read} {
+		err := quick(what, do)
+		wantKind(t, what+" cut short", err, io.ErrUnexpectedEOF)
+		if !errors.Is(err, object.ErrUnavailable) {
+			t.Errorf("%s cut short: %v is not ErrUnavailable", what, err)
+		}
+	}
+	proxy.Set(testserver.Fault{CutRequest: 100_000})
+	wantKind(t, "put cut short", quick("put", put), object.ErrUnavailable)
+	for _, f := range []testserver.Fault{{StallAnswer: 100_000}, {StallAnswer: -1}, {StallRequest: -1}} {
+		proxy.Set(f)
+		for what, do := range map[string]func() error{"get": get, "read": read} {
+			err := quick(what, do)
+			wantKind(t, what+" stalled", err, syscall.ETIMEDOUT, "no progress")
+			if !errors.Is(err, object.ErrUnavailable) {
+				t.Errorf("%s stalled: %v is not ErrUnavailable", what, err)
+			}
+		}
+	}
+	proxy.Set(testserver.Fault{StallRequest: 100_000})
+	wantKind(t, "put stalled", quick("put", put), syscall.ETIMEDOUT, "no progress")
+	proxy.Set(testserver.Fault{Flip: 500_000})
+	wantKind(t, "get damaged", quick("get", get), object.ErrCorrupt)
+
+	// Nothing of that did anything to the object.
+	proxy.Set(testserver.Fault{})
+	if err := get(); err != nil {
+		t.Error(err)
+	}
+
+	// With retries none of it is seen.
+	r := retry.New(s, retry.Options{First: time.Millisecond, Most: 2 * time.Millisecond})
+	for _, f := range []testserver.Fault{{Refuse: true}, {CutAnswer: 400_000}, {StallAnswer: 200_000}, {CutRequest: 300_000}} {
+		proxy.SetTimes(f, 2)
+		if _, err := r.Put(ctx, "k", bytes.NewReader(data), int64(len(data)), nil); err != nil {
+			t.Errorf("%+v: %v", f, err)
+		}
+		proxy.SetTimes(f, 2)
+		body, _, err := r.Get(ctx, "k", 0, -1)
+		if err != nil {
+			t.Errorf("%+v: %v", f, err)
+			continue
+		}
+		got, err := io.ReadAll(body)
+		body.Close()
+		if err != nil || !bytes.Equal(got, data) {
+			t.Errorf("%+v: %d bytes, %v", f, len(got), err)
+		}
+	}
+}
+
+// TestSlowIsNotStalled: a body that comes slowly, and one that nobody reads for a
+// while, are all right.
+func TestSlowIsNotStalled(t *testing.T) {
+	s, proxy := proxied(t)
+	s.cfg.StallTimeout = time.Second
+	data := bytes.Repeat([]byte("x"), 300_000)
+	if _, err := s.Put(t.Context(), "k", bytes.NewReader(data), int64(len(data)), nil); err != nil {
+		t.Fatal(err)
+	}
+	proxy.Set(testserver.Fault{Delay: 150 * time.Millisecond})
+	body, _, err := s.Get(t.Context(), "k", 0, -1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer body.Close()
+	time.Sleep(1200 * time.Millisecond) // longer than the watchdog waits
+	if got, err := io.ReadAll(body); err != nil || len(got) != len(data) {
+		t.Errorf("%d bytes, %v", len(got), err)
+	}
+}
+
+func TestCancelStalled(t *testing.T) {
+	s, proxy := proxied(t)
+	s.cfg.StallTimeout = time.Minute
+	proxy.Set(testserver.Fault{StallAnswer: -1})
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	begun := time.Now()
+	_, err := s.Head(ctx, "k")
+	if !errors.Is(err, context.DeadlineExceeded) || time.Since(begun) > 10*time.Second {
+		t.Errorf("after %v: %v", time.Since(begun), err)
+	}
+}
+
+// TestConnectionsAreKept: requests use connections again, also after reads of a
+// part and reads that were closed at their last byte.
+func TestConnectionsAreKept(t *testing.T) {
+	cfg := serverConfig(t)
+	u, _ := url.Parse(cfg.Endpoint)
+	counter := &countingListener{t: t, server: u.Host}
+	cfg.Endpoint = "http://" + counter.start()
+	s := mustOpen(t, cfg)
+	ctx := t.Context()
+	data := make([]byte, 100_000)
+	for range 20 {
+		if _, err := s.Put(ctx, "k", bytes.NewReader(data), int64(len(data)), nil); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.ReadRange(ctx, "k", make([]byte, 5000), 100); err != nil {
+			t.Fatal(err)
+		}
+		body, _, err := s.Get(ctx, "k", 0, -1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.ReadFull(body, data); err != nil {
+			t.Fatal(err)
+		}
+		body.Close()
+		if _, err := s.Head(ctx, "missing"); !errors.Is(err, object.ErrNotFound) {
+			t.Fatal(err)
+		}
+	}
+	if n := counter.count(); n > 2 {
+		t.Errorf("80 requests in a row took %d connections", n)
+	}
+}
+
+// countingListener passes connections on and counts them.
+type countingListener struct {
+	t      *testing.T
+	server string
+	n      chan int
+}
+
+func (c *countingListener) start() string {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	c.n = make(chan int, 1)
+	c.n <- 0
+	c.t.Cleanup(func() { l.Close() })
+	go func() {
+		for {
+			a, err := l.Accept()
+			if err != nil {
+				return
+			}
+			c.n <- <-c.n + 1
+			b, err := net.Dial("tcp", c.server)
+			if err != nil {
+				a.Close()
+				continue
+			}
+			pass := func(dst, src net.Conn) {
+				_, _ = io.Copy(dst, src)
+				dst.Close()
+			}
+			go pass(a, b)
+			go pass(b, a)
+		}
+	}()
+	return l.Addr().String()
+}
+
+func (c *countingListener) count() int {
+	n := <-c.n
+	c.n <- n
+	return n
+}
