@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"strings"
 	"sync"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -100,7 +101,7 @@ func (d *deletion) batch(ctx context.Context, keys []string) {
 	s := d.s
 	w := watch(ctx, s.cfg.StallTimeout)
 	defer w.end()
-	in := &s3.DeleteObjectsInput{Bucket: &s.cfg.Bucket, Delete: &types.Delete{Quiet: aws.Bool(true)}}
+	in := &s3.DeleteObjectsInput{Bucket: &s.cfg.Bucket, Delete: &types.Delete{}} // not quiet: each key must be accounted for
 	for _, key := range keys {
 		in.Delete.Objects = append(in.Delete.Objects, types.ObjectIdentifier{Key: s.key(key)})
 	}
@@ -122,12 +123,24 @@ func (d *deletion) batch(ctx context.Context, keys []string) {
 		}
 		return
 	}
+	left := make(map[string]bool, len(keys))
+	for _, key := range keys {
+		left[s.cfg.Prefix+key] = true
+	}
+	for _, o := range out.Deleted {
+		delete(left, aws.ToString(o.Key))
+	}
 	for _, e := range out.Errors {
 		full := aws.ToString(e.Key)
-		key := full[min(len(s.cfg.Prefix), len(full)):]
+		delete(left, full)
+		key := strings.TrimPrefix(full, s.cfg.Prefix)
 		api := &smithy.GenericAPIError{Code: aws.ToString(e.Code), Message: aws.ToString(e.Message)}
 		if err := s.fail("delete", key, nil, api); !errors.Is(err, object.ErrNotFound) {
 			d.fail(key, err)
 		}
+	}
+	for full := range left {
+		key := strings.TrimPrefix(full, s.cfg.Prefix)
+		d.fail(key, s.fail("delete", key, nil, s.nonsense("it does not say whether the key was deleted")))
 	}
 }

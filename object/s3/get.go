@@ -32,8 +32,8 @@ func (s *Store) head(ctx context.Context, op, key string) (object.Info, error) {
 	if err != nil {
 		return object.Info{}, s.fail(op, key, w, err)
 	}
-	if out.ContentLength == nil {
-		return object.Info{}, s.fail(op, key, w, s.nonsense("no Content-Length"))
+	if out.ContentLength == nil || aws.ToString(out.ETag) == "" {
+		return object.Info{}, s.fail(op, key, w, s.nonsense("no Content-Length or no ETag"))
 	}
 	return describe(key, *out.ContentLength, out.ETag, out.LastModified, out.ContentType, out.Metadata, string(out.StorageClass)), nil
 }
@@ -146,8 +146,8 @@ func (s *Store) get(ctx context.Context, op, key string, off, n int64) (*receivi
 		out.Body.Close()
 		return nil, object.Info{}, err
 	}
-	if out.ContentLength == nil {
-		return refuse("no Content-Length")
+	if out.ContentLength == nil || aws.ToString(out.ETag) == "" {
+		return refuse("no Content-Length or no ETag")
 	}
 	left, total := *out.ContentLength, *out.ContentLength
 	if out.ContentRange != nil {

@@ -62,6 +62,10 @@ func (s *Store) list(ctx context.Context, opts object.ListOptions) (object.Page,
 	if err != nil {
 		return object.Page{}, s.fail(op, opts.Prefix, w, err)
 	}
+	if out.Name == nil && out.KeyCount == nil && out.MaxKeys == nil && out.IsTruncated == nil {
+		// Some other document, as from a proxy: it must not pass for an empty bucket.
+		return fail(s.nonsense("not a listing"))
+	}
 	page, last, err := s.pageOf(out, opts, after)
 	if err != nil {
 		return fail(err)

@@ -246,6 +246,9 @@ func (u *upload) complete(ctx context.Context, in *s3.CompleteMultipartUploadInp
 	w := watch(ctx, u.s.cfg.SlowTimeout)
 	defer w.end()
 	out, err := u.s.client.CompleteMultipartUpload(w.ctx, in)
+	if err == nil && aws.ToString(out.ETag) == "" {
+		err = u.s.nonsense("no ETag")
+	}
 	if err != nil {
 		return nil, u.s.fail("complete upload", u.key, w, err)
 	}

@@ -125,6 +125,9 @@ func (s *Store) putOnce(ctx context.Context, key string, p []byte, opts *object.
 		in.ChecksumCRC64NVME = sum
 	}
 	out, err := s.client.PutObject(w.ctx, in, s.bodyOptions)
+	if err == nil && aws.ToString(out.ETag) == "" {
+		err = s.nonsense("no ETag")
+	}
 	if err != nil {
 		return object.Info{}, conditionError(s.fail("put", key, w, err), opts)
 	}
