@@ -302,7 +302,15 @@ func setReadAhead(dev device, bytes int) error {
 	return os.WriteFile(p, []byte(strconv.Itoa(bytes>>10)), 0)
 }
 
-// abortConnection makes all requests of a mount fail with ENOTCONN, now and for ever.
-func abortConnection(dev device) error {
-	return os.WriteFile(fmt.Sprintf("/sys/fs/fuse/connections/%d/abort", dev.minor), []byte("1"), 0)
+// abortConnection makes all requests of a mount fail with ENOTCONN, now and for
+// ever: by the fusectl file system where that is mounted, else by a forced unmount.
+func abortConnection(mountpoint string, dev device) error {
+	err := os.WriteFile(fmt.Sprintf("/sys/fs/fuse/connections/%d/abort", dev.minor), []byte("1"), 0)
+	if err == nil {
+		return nil
+	}
+	if e := unix.Unmount(mountpoint, unix.MNT_FORCE|unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); e != nil {
+		return fmt.Errorf("%w (and forced unmount: %v)", err, e)
+	}
+	return nil
 }

@@ -227,7 +227,7 @@ func (s *Server) unmount(detach bool) error {
 // ENOTCONN, data that the kernel had not written yet is lost. For emergencies,
 // after Unmount and Detach; as root only.
 func (s *Server) Abort() error {
-	if err := abortConnection(s.dev); err != nil {
+	if err := abortConnection(s.mountpoint, s.dev); err != nil {
 		return fmt.Errorf("abort %s: %w", s.mountpoint, err)
 	}
 	return s.Detach()
