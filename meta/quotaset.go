@@ -40,7 +40,7 @@ func (e *Engine) SetQuota(ctx context.Context, ino vfs.Ino, bytes, inodes uint64
 			})
 			return nil
 		}
-		use, err := t.subtree(ino)
+		use, err := t.subtreeAtRest(ino)
 		if err != nil {
 			return err
 		}
@@ -134,7 +134,7 @@ func (t *txn) moveUsage(dir, from, to vfs.Ino) error {
 	if err != nil || sameChain(old, next) {
 		return err
 	}
-	use, err := t.subtree(dir)
+	use, err := t.subtreeAtRest(dir)
 	if err != nil {
 		return err
 	}
@@ -148,6 +148,17 @@ func (t *txn) moveUsage(dir, from, to vfs.Ino) error {
 }
 
 type usageSum struct{ bytes, inodes int64 }
+
+// subtreeAtRest is subtree for a transaction that has the gate alone and has not
+// changed anything there yet. It reads beside the transaction: nobody else can
+// change the tree, and a transaction's reads take memory.
+func (t *txn) subtreeAtRest(dir vfs.Ino) (sum usageSum, err error) {
+	err = t.e.view(t.ctx, func(v *view) (err error) {
+		sum, err = v.subtree(dir)
+		return err
+	})
+	return sum, err
+}
 
 // subtree counts what lies below a directory. A file with several names counts
 // where its home is.

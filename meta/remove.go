@@ -140,8 +140,9 @@ func (t *txn) destroy(n *node) error {
 // reap ends a session's hold on an inode that may have no name: it goes if nobody
 // else uses it, or if it is big, is left to the reaper.
 func (e *Engine) reap(ctx context.Context, id uint64, ino vfs.Ino) error {
+	from := e.session(id)
 	for more := true; more; {
-		err := e.update(ctx, nil, []vfs.Ino{ino}, func(t *txn) error {
+		err := e.update(ctx, from, []vfs.Ino{ino}, func(t *txn) error {
 			more = false
 			n, err := t.load(ino)
 			if errors.Is(err, syscall.ESTALE) {

@@ -99,6 +99,16 @@ func (e *Engine) Sessions() []SessionInfo {
 	return list
 }
 
+// session finds an open session; nil if there is none of this id.
+func (e *Engine) session(id uint64) *session {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if s := e.sessions[id]; s != nil && !s.closed.Load() {
+		return s
+	}
+	return nil
+}
+
 // Format implements Session.
 func (s *session) Format() Format { return s.e.Settings() }
 
