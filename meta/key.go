@@ -29,6 +29,7 @@ const (
 	kindSnapshot = 'S'
 	kindHistory  = 'h'
 	kindSince    = 'H'
+	kindCopy     = 'm'
 )
 
 // Names of the counters.
@@ -123,7 +124,7 @@ func fixedKey(kind byte) int {
 		return 9
 	case kindChunk:
 		return 13
-	case kindEntry, kindQueue, kindOrphan:
+	case kindEntry, kindQueue, kindOrphan, kindCopy:
 		return 17
 	case kindUsage:
 		return 10

@@ -22,6 +22,9 @@ const removeBudget = 4096
 // strip removes up to budget of what an inode has besides its attribute record:
 // done tells whether that was all. It counts down budget.
 func (t *txn) strip(n *node, budget *int) (done bool, err error) {
+	if n.isDir() && n.entries > 0 { // a copy that was not finished
+		return false, t.prune(n, budget)
+	}
 	if n.flags&flagInline != 0 {
 		if err := t.delInline(n); err != nil {
 			return false, err
@@ -152,7 +155,8 @@ func (e *Engine) reap(ctx context.Context, id uint64, ino vfs.Ino) error {
 			if err != nil {
 				return err
 			}
-			if n.nlink > 0 {
+			if n.nlink > 0 { // Tmpfile made it, and it has got a name
+				t.delOrphan(id, ino)
 				return nil
 			}
 			if id != systemSession {
@@ -198,6 +202,7 @@ func (e *Engine) endSession(ctx context.Context, id uint64) error {
 	}
 	return e.db.Update(ctx, func(w kv.Txn) error {
 		w.Delete(appendSessionKey(nil, id))
+		w.DeleteRange(appendCopyKey(nil, id, 0), appendCopyKey(nil, id+1, 0))
 		return nil
 	})
 }

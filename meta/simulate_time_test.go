@@ -195,6 +195,7 @@ func (s *simulation) cleanUp() {
 		s.expect(sess.Close())
 	}
 	s.forgetUses()
+	s.expect(s.e.reapAll(bg, systemSession)) // the reaper may not be done
 	s.now = s.now.Add(200 * time.Hour)
 	_, err := s.e.Expire(bg, s.now)
 	s.expect(err)
