@@ -55,7 +55,8 @@ func TestEachFault(t *testing.T) {
 			defer x.s.Release(x.big, 1)
 			return x.s.Unlink(bg, root, x.from, "big", &a)
 		},
-		"rmdir": func(x *fixture) error { return x.s.Rmdir(bg, root, x.from, "empty") },
+		"tmpfile": func(x *fixture) error { return x.s.Tmpfile(bg, root, x.from, 0, true, &a) },
+		"rmdir":   func(x *fixture) error { return x.s.Rmdir(bg, root, x.from, "empty") },
 		"rename": func(x *fixture) error {
 			return x.s.Rename(bg, root, x.from, "f", x.to, "target", 0, &a)
 		},

@@ -452,3 +452,53 @@ func TestUnlinkedOpen(t *testing.T) {
 	v.s.Release(h, 1)
 	v.want(v.s.GetAttr(bg, root, h, &a), syscall.ESTALE)
 }
+
+func TestTmpfile(t *testing.T) {
+	v := newVolume(t)
+	other, err := v.e.NewSession(bg, SessionInfo{})
+	v.ok(err)
+	d := v.mkdir(vfs.Root, "d")
+	v.ok(v.e.SetQuota(bg, d, 1000, 1))
+	temp := func(linkable bool) vfs.Ino {
+		t.Helper()
+		var a vfs.Attr
+		v.ok(v.s.Tmpfile(bg, &vfs.Caller{UID: 5, Umask: 0o022}, d, 0o666, linkable, &a))
+		if a.Nlink != 0 || a.Mode != syscall.S_IFREG|0o644 || a.UID != 5 {
+			t.Fatalf("%+v", a)
+		}
+		v.verify()
+		return a.Ino
+	}
+	var a vfs.Attr
+	f := temp(false)
+	v.want(v.s.Link(bg, root, f, d, "f", &a), syscall.ENOENT)
+	v.s.Release(f, 1)
+	v.want(v.s.GetAttr(bg, root, f, &a), syscall.ESTALE)
+
+	f = temp(true)
+	v.write(f, 0, 2000) // no quota of d holds yet
+	v.want(v.s.Link(bg, root, f, d, "f", &a), syscall.EDQUOT)
+	v.verify()
+	v.truncate(f, 500)
+	// Another session takes over the only use, and the name comes before the first
+	// has let go of it for good.
+	other.Open(f)
+	v.e.uses.release(f, v.s.(*session).id, 1)
+	v.link(f, d, "f")
+	v.ok(v.e.reap(bg, v.s.(*session).id, f))
+	v.wantUse(d, 512, 1)
+	v.link(f, vfs.Root, "g")
+	v.unlink(d, "f")
+	other.Release(f, 1)
+	if a := v.attr(f); a.Nlink != 1 {
+		t.Fatal(a)
+	}
+	v.unlink(vfs.Root, "g")
+	v.want(v.s.GetAttr(bg, root, f, &a), syscall.ESTALE)
+	v.want(v.s.Tmpfile(bg, root, 999, 0, true, &a), syscall.ESTALE)
+	v.want(v.s.Tmpfile(bg, root, f, 0, true, &a), syscall.ESTALE)
+	g := temp(true)
+	v.ok(v.s.Close())
+	v.want(v.s.GetAttr(bg, root, g, &a), syscall.ESTALE)
+	v.s = other
+}

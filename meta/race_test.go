@@ -111,7 +111,7 @@ func (h *hammerer) any() vfs.Ino {
 func (h *hammerer) step() (op string, err error) {
 	var a vfs.Attr
 	s := h.s
-	switch h.r.IntN(20) {
+	switch h.r.IntN(21) {
 	case 0, 1, 2:
 		return "mknod", s.Mknod(bg, root, h.dir(), h.name(), syscall.S_IFREG|0o644, 0, &a)
 	case 3:
@@ -147,6 +147,13 @@ func (h *hammerer) step() (op string, err error) {
 	case 17:
 		err := s.ReadDir(bg, root, h.dir(), 0, true, func(d *vfs.DirEntry) bool { return true })
 		return "readdir", err
+	case 20:
+		if err := s.Tmpfile(bg, root, h.dir(), 0o600, true, &a); err != nil {
+			return "tmpfile", err
+		}
+		h.open = append(h.open, a.Ino)
+		ino := h.open[h.r.IntN(len(h.open))]
+		return "link", s.Link(bg, root, ino, h.dir(), h.name(), &a)
 	case 18:
 		return "setxattr", s.SetXattr(bg, root, h.any(), "user."+h.name(), []byte("v"), 0)
 	default:
