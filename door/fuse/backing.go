@@ -1,7 +1,9 @@
 package fuse
 
 import (
+	"context"
 	"runtime"
+	"syscall"
 	"unsafe"
 
 	gofuse "github.com/hanwen/go-fuse/v2/fuse"
@@ -53,7 +55,7 @@ func (d *door) attach(h *handle, out *gofuse.OpenOut) {
 	n.opening.Lock() // guards handles and backing of the node
 	defer n.opening.Unlock()
 	n.handles++
-	if n.handles == 1 && !d.backingOff.Load() {
+	if n.handles == 1 && !d.backingOff.Load() && d.plainMode(h.ino) {
 		n.backing = d.backingOf(h.file)
 	}
 	if n.backing != nil {
@@ -61,6 +63,12 @@ func (d *door) attach(h *handle, out *gofuse.OpenOut) {
 		out.OpenFlags &^= gofuse.FOPEN_KEEP_CACHE
 		out.BackingID = n.backing.id
 	}
+}
+
+func (d *door) plainMode(ino uint64) bool {
+	var a vfs.Attr
+	err := d.fs.GetAttr(context.Background(), &vfs.Caller{}, vfs.Ino(ino), &a)
+	return err == nil && a.Mode&(syscall.S_ISUID|syscall.S_ISGID) == 0
 }
 
 func (d *door) backingOf(f vfs.File) *backing {

@@ -57,9 +57,9 @@ var modes = []struct {
 	{"plain", local.Options{}, fuse.Options{Passthrough: fuse.Off}},
 	{"passthrough", local.Options{}, fuse.Options{Passthrough: fuse.On}},
 	{"exclusive", local.Options{Exclusive: true}, fuse.Options{Stateless: fuse.Off, WritebackCache: fuse.Off, Passthrough: fuse.Off}},
-	{"writeback", local.Options{Exclusive: true}, fuse.Options{Stateless: fuse.Off}},
+	{"writeback", local.Options{Exclusive: true}, fuse.Options{Stateless: fuse.Off, WritebackCache: fuse.On}},
 	{"stateless", local.Options{Exclusive: true}, fuse.Options{}},
-	{"stateless-writethrough", local.Options{Exclusive: true}, fuse.Options{WritebackCache: fuse.Off}},
+	{"stateless-writeback", local.Options{Exclusive: true}, fuse.Options{WritebackCache: fuse.On}},
 }
 
 func TestSmoke(t *testing.T) {
