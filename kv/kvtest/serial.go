@@ -88,8 +88,13 @@ func testAdds(t *testing.T, db kv.DB) {
 // testAddsAndResets moves what adders put into a counter to a total, by Put,
 // Delete and DeleteRange: nothing may get lost on the way.
 func testAddsAndResets(t *testing.T, db kv.DB) {
-	workers, n := 8, rounds(200)
-	parallel(workers+3, func(w int) {
+	addsAndResets(t, db, 8, 3, rounds(200))
+	update(t, db, func(tx kv.Txn) { tx.DeleteRange(nil, nil) })
+	addsAndResets(t, db, 2, 9, rounds(400))
+}
+
+func addsAndResets(t *testing.T, db kv.DB, workers, resetters, n int) {
+	parallel(workers+resetters, func(w int) {
 		for range n {
 			if w < workers {
 				update(t, db, func(tx kv.Txn) { tx.Add([]byte("n"), 1) })
@@ -100,7 +105,7 @@ func testAddsAndResets(t *testing.T, db kv.DB) {
 				if err != nil {
 					t.Error(err)
 				}
-				switch w - workers {
+				switch (w - workers) % 3 {
 				case 0:
 					tx.Put([]byte("n"), kv.CounterValue(0))
 				case 1:

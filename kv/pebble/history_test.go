@@ -2,9 +2,12 @@ package pebble
 
 import (
 	"bytes"
+	"context"
 	"fmt"
+	"log/slog"
 	"testing"
 
+	"github.com/cockroachdb/pebble/v2/vfs"
 	"pgregory.net/rapid"
 
 	"github.com/massif-fs/massif/kv"
@@ -179,5 +182,73 @@ func TestMerger(t *testing.T) {
 	}
 	if _, err := counterMerger.Merge([]byte("n"), []byte("text")); err == nil {
 		t.Error("a value that is no counter can be merged")
+	}
+}
+
+// TestAddMeetsOthers lets others write a counter between the moment when an Add
+// reads it ahead of its commit and the commit.
+func TestAddMeetsOthers(t *testing.T) {
+	ctx := context.Background()
+	n := []byte("n")
+	for name, other := range map[string]func(tx kv.Txn){
+		"nobody": func(tx kv.Txn) {},
+		"put":    func(tx kv.Txn) { tx.Put(n, kv.CounterValue(100)) },
+		"delete": func(tx kv.Txn) { tx.Delete(n) },
+		"range":  func(tx kv.Txn) { tx.DeleteRange([]byte("m"), nil) },
+		"add":    func(tx kv.Txn) { tx.Add(n, 50) },
+	} {
+		want := map[string]int64{"nobody": 12, "put": 107, "delete": 7, "range": 7, "add": 62}[name]
+		for _, cached := range []bool{false, true} {
+			for _, few := range []int{-1, 512} {
+				restore := SetFewKeys(few)
+				db, err := Open("db", Options{FS: vfs.NewMem(), Logger: slog.New(slog.DiscardHandler)})
+				if err != nil {
+					t.Fatal(err)
+				}
+				first := func(tx kv.Txn) error { tx.Put(n, kv.CounterValue(5)); return nil }
+				if cached {
+					first = func(tx kv.Txn) error { tx.Add(n, 5); return nil }
+				}
+				if err := db.Update(ctx, first); err != nil {
+					t.Fatal(err)
+				}
+				tx := db.txns.Get().(*txn)
+				tx.begin()
+				tx.Add(n, 7)
+				tx.prepareRecord()
+				if err := tx.readCounters(); err != nil {
+					t.Fatal(err)
+				}
+				if err := db.Update(ctx, func(tx kv.Txn) error { other(tx); return nil }); err != nil {
+					t.Fatal(err)
+				}
+				if _, err := db.apply(tx); err != nil {
+					t.Fatal(err)
+				}
+				tx.release()
+				for range 2 { // as it is read, and as the next Add finds it
+					err = db.Update(ctx, func(tx kv.Txn) error {
+						v, err := tx.Get(n)
+						if err != nil {
+							return err
+						}
+						if got, err := kv.Counter(v); got != want || err != nil {
+							t.Errorf("%s, cached %v: counter is %d, want %d; %v", name, cached, got, want, err)
+						}
+						tx.Add(n, 1)
+						return nil
+					})
+					if err != nil {
+						t.Fatal(err)
+					}
+					want++
+				}
+				want -= 2
+				if err := db.Close(); err != nil {
+					t.Fatal(err)
+				}
+				restore()
+			}
+		}
 	}
 }
