@@ -10,6 +10,8 @@ import (
 	"testing"
 
 	"github.com/massif-fs/massif/object/file"
+	"github.com/massif-fs/massif/object/mem"
+	"golang.org/x/sys/unix"
 )
 
 // The benchmarks write below TMPDIR; what they measure is this package over a
@@ -140,7 +142,11 @@ func BenchmarkStage(b *testing.B) {
 	for _, size := range []int{4 << 10, 64 << 10, 4 << 20} {
 		for _, par := range []int{1, 8} {
 			b.Run(fmt.Sprintf("%dKiB/parallel=%d", size>>10, par), func(b *testing.B) {
-				s := benchStore(b, func(c *Config) { c.Stage = &StageConfig{Dir: b.TempDir()} })
+				// The object store takes no disk time, as one behind a network.
+				s := benchStore(b, func(c *Config) {
+					c.Store = asRemote{mem.New()}
+					c.Stage = &StageConfig{Dir: b.TempDir()}
+				})
 				data := content(1, 0, size)
 				var id atomic.Uint64
 				b.SetBytes(int64(size))
@@ -160,6 +166,30 @@ func BenchmarkStage(b *testing.B) {
 				})
 			})
 		}
+	}
+}
+
+// BenchmarkPlainSync is what the stage is compared with: appends to one file, each
+// synced.
+func BenchmarkPlainSync(b *testing.B) {
+	for _, size := range []int{4 << 10, 64 << 10, 4 << 20} {
+		b.Run(fmt.Sprintf("%dKiB", size>>10), func(b *testing.B) {
+			f, err := os.Create(filepath.Join(b.TempDir(), "f"))
+			if err != nil {
+				b.Fatal(err)
+			}
+			defer f.Close()
+			data := content(1, 0, size)
+			b.SetBytes(int64(size))
+			for b.Loop() {
+				if _, err := f.Write(data); err != nil {
+					b.Fatal(err)
+				}
+				if err := unix.Fdatasync(int(f.Fd())); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
 	}
 }
 

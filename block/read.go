@@ -94,6 +94,9 @@ func (s *Store) read(ctx context.Context, r Ref, p []byte, off uint32) error {
 			return err
 		}
 	}
+	if len(p) > maxRun && !src.local() {
+		s.Prefetch(r, off+maxRun, uint32(len(p)-maxRun)) // at the same time as the first part
+	}
 	for len(p) > 0 {
 		n, err := s.readSome(ctx, src, h, p, off)
 		if err != nil {

@@ -89,7 +89,9 @@ type staged struct {
 	notBefore time.Time
 	attempts  int
 	deleted   bool
-	done      chan struct{} // closed when the block is in the store or deleted
+	// superseded: the same block was staged again, and that copy counts.
+	superseded bool
+	done       chan struct{} // closed when the block is in the store or deleted
 }
 
 // segment is a file of the journal.
@@ -100,7 +102,7 @@ type segment struct {
 	durab int64 // synced
 	live  int   // blocks not yet uploaded
 	// under stage.mu:
-	busy bool // the committer writes to it; size is the committer's meanwhile
+	busy bool // the committer writes to it, or replay reads it: it must stay, and size is theirs
 	refs int  // readers
 	gone bool
 }
@@ -128,6 +130,9 @@ func openStage(ctx context.Context, s *Store, cfg StageConfig) (_ *stage, err er
 		g.max = defaultStageBytes
 	}
 	if err := os.MkdirAll(g.dir, 0o700); err != nil {
+		return nil, fmt.Errorf("write-back stage: %w", err)
+	}
+	if err := syncDir(filepath.Dir(g.dir)); err != nil { // the directory must survive, too
 		return nil, fmt.Errorf("write-back stage: %w", err)
 	}
 	if g.lock, err = os.OpenFile(filepath.Join(g.dir, "lock"), os.O_RDWR|os.O_CREATE, 0o600); err != nil {
@@ -306,7 +311,7 @@ func (g *stage) segmentSize() int64 { return min(maxSegment, g.max/8) }
 
 // sweep removes a segment that nobody needs any more. g.mu is held.
 func (g *stage) sweep(seg *segment) {
-	if seg == g.active || seg.live > 0 || seg.gone {
+	if seg == g.active || seg.busy || seg.live > 0 || seg.gone {
 		return
 	}
 	seg.gone = true
@@ -404,14 +409,16 @@ func (g *stage) forget(ctx context.Context, ids []ID) error {
 	return nil
 }
 
-// finish ends the stay of a block. g.mu is held.
+// finish ends the stay of a block and notes how, unless kind is 0. g.mu is held.
 func (g *stage) finish(e *staged, kind byte) {
 	if g.blocks[e.id] == e {
 		delete(g.blocks, e.id)
 	}
 	g.bytes -= e.length
 	e.seg.live--
-	g.notes = append(g.notes, note{kind, e.id})
+	if kind != 0 {
+		g.notes = append(g.notes, note{kind, e.id})
+	}
 	close(e.done)
 	if e.seg == g.active {
 		g.retire()

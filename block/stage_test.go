@@ -459,3 +459,41 @@ func TestStageConcurrent(t *testing.T) {
 		t.Errorf("%d deleted blocks are in the store", left)
 	}
 }
+
+// TestStageTwice stages a block again while its upload is in progress: whatever
+// becomes of the first copy, the second one is kept.
+func TestStageTwice(t *testing.T) {
+	ctx := context.Background()
+	dir := t.TempDir()
+	objects := &slowPut{Store: mem.New(), begun: make(chan struct{}, 10), gate: make(chan struct{})}
+	s := open(t, objects, func(c *Config) { c.Uploads = 1; withStage(dir, nil)(c) })
+	if err := s.Put(ctx, 1, []byte("block")); err != nil {
+		t.Fatal(err)
+	}
+	<-objects.begun
+	if err := s.Put(ctx, 1, []byte("block")); err != nil {
+		t.Fatal(err)
+	}
+	objects.gate <- struct{}{} // the first upload fails
+	<-objects.begun            // the second copy is tried, so the first is done with
+	mustRead(t, s, 1, []byte("block"))
+	s.shut(t)
+	s = open(t, mem.New(), withStage(dir, nil))
+	drain(t, s)
+	mustRead(t, s, 1, []byte("block"))
+}
+
+// slowPut lets a Put fail when the gate says so.
+type slowPut struct {
+	object.Store
+	begun, gate chan struct{}
+}
+
+func (s *slowPut) Put(ctx context.Context, key string, _ io.Reader, _ int64, _ *object.PutOptions) (object.Info, error) {
+	s.begun <- struct{}{}
+	select {
+	case <-s.gate:
+	case <-ctx.Done():
+	}
+	return object.Info{}, &object.Error{Op: "put", Key: key, Err: object.ErrUnavailable}
+}

@@ -216,23 +216,21 @@ func (g *stage) discard(seg *segment) bool {
 
 // enter makes a durable block known. g.mu is held.
 func (g *stage) enter(e *staged) {
-	if old := g.blocks[e.id]; old != nil {
-		// The same block again, after a Put that its caller took for failed.
-		old.deleted = true
-		if old.elem != nil {
-			g.queue.Remove(old.elem)
-			old.elem = nil
-			delete(g.blocks, e.id)
-			g.bytes -= old.length
-			old.seg.live--
-			close(old.done)
-			g.sweep(old.seg)
-		}
-	}
-	e.seg.live++
+	e.seg.live++ // before an older copy in the same segment goes
+	old := g.blocks[e.id]
 	g.blocks[e.id] = e
 	g.bytes += e.length
 	e.elem = g.queue.PushBack(e)
+	if old == nil {
+		return
+	}
+	// The same block again, after a Put that its caller took for failed.
+	old.superseded = true
+	if old.elem != nil {
+		g.queue.Remove(old.elem)
+		old.elem = nil
+		g.finish(old, 0)
+	}
 }
 
 // openSegment returns the segment to append to, marked busy.

@@ -39,7 +39,7 @@ func (g *stage) replay(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		seg := &segment{num: num, file: f}
+		seg := &segment{num: num, file: f, busy: true}
 		blocks, keep, err := g.scan(seg, settled)
 		if err != nil {
 			f.Close()
@@ -62,6 +62,7 @@ func (g *stage) replay(ctx context.Context) error {
 		}
 	}
 	for _, seg := range g.segments {
+		seg.busy = false
 		g.sweep(seg)
 	}
 	if n := len(g.blocks); n > 0 {

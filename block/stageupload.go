@@ -98,7 +98,6 @@ func (g *stage) due() (*staged, time.Duration) {
 // uploadOne moves a block to the object store, or puts it back into the queue.
 func (g *stage) uploadOne(e *staged) {
 	src := stageSource{g, e}
-	defer src.release()
 	err := g.s.verify(g.ctx, src, e.r, false)
 	bad := errors.Is(err, errDamaged)
 	if err == nil {
@@ -108,10 +107,13 @@ func (g *stage) uploadOne(e *staged) {
 	if bad {
 		err = errors.Join(err, g.setAside(e))
 	}
+	src.release() // before the block is done with: then its segment's space is free at once
 	g.mu.Lock()
 	defer wake(g.wakeCommit)
 	defer g.mu.Unlock()
 	switch {
+	case e.superseded:
+		g.finish(e, 0) // a note would speak about the later copy
 	case bad:
 		g.damaged++
 		g.log.Error("write-back stage: a staged block is damaged on the local disk and was set aside; its data is lost",
