@@ -8,32 +8,34 @@ import (
 )
 
 // useTable counts which sessions use which inodes (Session.Open). It is in memory
-// only: when the process ends, all its sessions do.
+// only: when the process ends, all its sessions do. Under a kernel it has an entry
+// for each inode that the kernel knows, so entries are small.
 type useTable struct {
 	shards [64]useShard
 }
 
 type useShard struct {
 	mu sync.Mutex
-	m  map[vfs.Ino]*use
+	m  map[vfs.Ino]use
 }
 
 type use struct {
-	// nameless: the inode has lost its last name, or is about to in a transaction
-	// that holds its lock. The last Release looks after it then.
-	nameless bool
-	by       []useCount // one, nearly always
+	useCount
+	others *[]useCount // of other sessions; nil: there are none, as nearly always
 }
 
 type useCount struct {
 	session uint64
-	n       int
+	n       int32
+	// nameless, in the first count: the inode has lost its last name, or is about to
+	// in a transaction that holds its lock. The last Release looks after it then.
+	nameless bool
 }
 
 func newUseTable() *useTable {
 	t := new(useTable)
 	for i := range t.shards {
-		t.shards[i].m = make(map[vfs.Ino]*use)
+		t.shards[i].m = make(map[vfs.Ino]use)
 	}
 	return t
 }
@@ -47,18 +49,35 @@ func (t *useTable) open(ino vfs.Ino, session uint64) {
 	s := t.shard(ino)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	u := s.m[ino]
-	if u == nil {
-		u = new(use)
-		s.m[ino] = u
+	u, found := s.m[ino]
+	switch i := u.find(session); {
+	case !found:
+		u.useCount = useCount{session: session, n: 1}
+	case i == 0:
+		u.n++
+	case i > 0:
+		(*u.others)[i-1].n++
+	case u.others == nil:
+		u.others = &[]useCount{{session: session, n: 1}}
+	default:
+		*u.others = append(*u.others, useCount{session: session, n: 1})
 	}
-	for i := range u.by {
-		if u.by[i].session == session {
-			u.by[i].n++
-			return
-		}
+	s.m[ino] = u
+}
+
+// find returns which of the counts is a session's; -1: none.
+func (u *use) find(session uint64) int {
+	switch {
+	case u.n > 0 && u.session == session:
+		return 0
+	case u.others == nil:
+		return -1
 	}
-	u.by = append(u.by, useCount{session, 1})
+	i := slices.IndexFunc(*u.others, func(c useCount) bool { return c.session == session })
+	if i < 0 {
+		return -1
+	}
+	return i + 1
 }
 
 // release counts n uses less (n < 0: all of them) and tells whether the session's
@@ -67,23 +86,38 @@ func (t *useTable) release(ino vfs.Ino, session uint64, n int) (reap bool) {
 	s := t.shard(ino)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	u := s.m[ino]
-	if u == nil {
+	u, found := s.m[ino]
+	i := u.find(session)
+	if !found || i < 0 {
 		return false
 	}
-	i := slices.IndexFunc(u.by, func(c useCount) bool { return c.session == session })
-	if i < 0 {
+	c := &u.useCount
+	if i > 0 {
+		c = &(*u.others)[i-1]
+	}
+	if n >= 0 && int(c.n) > n {
+		c.n -= int32(n)
+		s.m[ino] = u
 		return false
 	}
-	if u.by[i].n > n && n >= 0 {
-		u.by[i].n -= n
-		return false
-	}
-	u.by = slices.Delete(u.by, i, i+1)
-	if len(u.by) == 0 {
+	nameless := u.nameless
+	switch {
+	case u.others == nil:
 		delete(s.m, ino)
+		return nameless
+	case i == 0: // one of the others takes the first place
+		last := len(*u.others) - 1
+		u.useCount = (*u.others)[last]
+		u.nameless = nameless
+		*u.others = (*u.others)[:last]
+	default:
+		*u.others = slices.Delete(*u.others, i-1, i)
 	}
-	return u.nameless
+	if len(*u.others) == 0 {
+		u.others = nil
+	}
+	s.m[ino] = u
+	return nameless
 }
 
 // claim marks an inode as one without a name and returns the sessions that use
@@ -92,30 +126,30 @@ func (t *useTable) claim(ino vfs.Ino) []uint64 {
 	s := t.shard(ino)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	u := s.m[ino]
-	if u == nil {
+	u, found := s.m[ino]
+	if !found {
 		return nil
 	}
 	u.nameless = true
-	return u.sessions()
+	s.m[ino] = u
+	ids := []uint64{u.session}
+	if u.others != nil {
+		for _, c := range *u.others {
+			ids = append(ids, c.session)
+		}
+	}
+	return ids
 }
 
 // revive takes back claim.
 func (t *useTable) revive(ino vfs.Ino) {
 	s := t.shard(ino)
 	s.mu.Lock()
-	if u := s.m[ino]; u != nil {
+	defer s.mu.Unlock()
+	if u, found := s.m[ino]; found {
 		u.nameless = false
+		s.m[ino] = u
 	}
-	s.mu.Unlock()
-}
-
-func (u *use) sessions() []uint64 {
-	ids := make([]uint64, len(u.by))
-	for i := range u.by {
-		ids[i] = u.by[i].session
-	}
-	return ids
 }
 
 // usedBy returns the inodes that a session uses.
@@ -124,7 +158,7 @@ func (t *useTable) usedBy(session uint64) (list []vfs.Ino) {
 		s := &t.shards[i]
 		s.mu.Lock()
 		for ino, u := range s.m {
-			if slices.ContainsFunc(u.by, func(c useCount) bool { return c.session == session }) {
+			if u.find(session) >= 0 {
 				list = append(list, ino)
 			}
 		}
