@@ -31,10 +31,16 @@ func (o *PutOptions) Validate() error {
 	if o.IfAbsent && o.IfMatch != "" {
 		return fmt.Errorf("%w: IfAbsent and IfMatch exclude each other", ErrInvalid)
 	}
-	for k := range o.Metadata {
+	for k, v := range o.Metadata {
 		if k == "" || k != strings.ToLower(k) {
 			return fmt.Errorf("%w: metadata key %q is not lower case", ErrInvalid, k)
 		}
+		if !utf8.ValidString(k) || !utf8.ValidString(v) {
+			return fmt.Errorf("%w: metadata %q is not UTF-8", ErrInvalid, k)
+		}
+	}
+	if !utf8.ValidString(o.ContentType) {
+		return fmt.Errorf("%w: content type is not UTF-8", ErrInvalid)
 	}
 	return nil
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"path"
 
+	"github.com/massif-fs/massif/internal/crashpoint"
 	"github.com/massif-fs/massif/object"
 	"golang.org/x/sys/unix"
 )
@@ -64,6 +65,7 @@ func (s *Store) unlink(ctx context.Context, key, rel string) (bool, error) {
 	switch err {
 	case nil:
 		s.files.forget(key)
+		crashpoint.Hit("object.file.unlinked")
 		return true, nil
 	case unix.ENOENT, unix.ENOTDIR, unix.EISDIR:
 		return false, nil

@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/massif-fs/massif/internal/crashpoint"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 )
@@ -135,6 +136,7 @@ func (ds *dirs) openDir(p string) (int, error) {
 	if err != nil {
 		return -1, err
 	}
+	crashpoint.Hit("object.file.mkdir")
 	// Also when somebody else made it: that one's sync may not be done.
 	if err := ds.s.syncDir(parent); err != nil {
 		unix.Close(fd)

@@ -311,8 +311,8 @@ func (s *Store) writeFormat() error {
 	return s.syncDir(d)
 }
 
-// removeLeftovers removes temporary files so old that no process can be writing
-// them. What it cannot remove it leaves to the next Open.
+// removeLeftovers removes what is in .massif/tmp so old that no process can be using
+// it. What it cannot remove it leaves to the next Open.
 func (s *Store) removeLeftovers() {
 	entries, err := os.ReadDir(filepath.Join(s.path, ownTemp))
 	if err != nil {
@@ -321,7 +321,7 @@ func (s *Store) removeLeftovers() {
 	for _, e := range entries {
 		info, err := e.Info()
 		if err == nil && time.Since(info.ModTime()) > s.opts.TempAge {
-			_ = unix.Unlinkat(s.temp.fd, e.Name(), 0)
+			_ = os.RemoveAll(filepath.Join(s.path, ownTemp, e.Name())) // also uploads that were ending
 		}
 	}
 }

@@ -20,10 +20,12 @@ const (
 	pageSize = 1000
 	// maxPage bounds what a caller can ask for.
 	maxPage = 10_000
-	// maxNames is the number of names of one directory held in memory. A larger
-	// directory is read several times.
-	maxNames = 100_000
 )
+
+// maxNames is the number of names of one directory held in memory (up to twice
+// that many while it is read). A larger directory is read several times. Tests
+// change it.
+var maxNames = 100_000
 
 // List implements object.Store. The token of a page is its last key or prefix,
 // after a '>'.

@@ -14,6 +14,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/massif-fs/massif/internal/crashpoint"
 	"github.com/massif-fs/massif/object"
 	"golang.org/x/sys/unix"
 )
@@ -153,6 +154,7 @@ func (u *upload) Complete(ctx context.Context, parts []object.Part) (object.Info
 	if err != nil {
 		return object.Info{}, wrap(op, u.key, err)
 	}
+	crashpoint.Hit("object.file.completed")
 	// The object is there; what cannot be removed now AbortStale will find.
 	_ = u.s.removeUpload(u.dir)
 	return info, nil
@@ -197,6 +199,7 @@ func (s *Store) removeUpload(dir string) error {
 	if err != nil {
 		return err
 	}
+	crashpoint.Hit("object.file.uploadended")
 	return os.RemoveAll(filepath.Join(s.path, dead))
 }
 

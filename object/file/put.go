@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/massif-fs/massif/internal/crashpoint"
 	"github.com/massif-fs/massif/object"
 	"golang.org/x/sys/unix"
 )
@@ -68,6 +69,7 @@ func (s *Store) create(ctx context.Context, key string, opts *object.PutOptions,
 	if err := write(w); err != nil {
 		return object.Info{}, err
 	}
+	crashpoint.Hit("object.file.written")
 	if !a.empty() {
 		p, err := a.encode()
 		if err != nil {
@@ -84,6 +86,7 @@ func (s *Store) create(ctx context.Context, key string, opts *object.PutOptions,
 	if err := ctx.Err(); err != nil {
 		return object.Info{}, err
 	}
+	crashpoint.Hit("object.file.synced")
 	for try := 0; ; try++ {
 		err := w.publish(ctx, d, base, key, opts)
 		if err == unix.ENOENT && try < maxTries {
@@ -103,6 +106,7 @@ func (s *Store) create(ctx context.Context, key string, opts *object.PutOptions,
 		}
 		break
 	}
+	crashpoint.Hit("object.file.published")
 	if err := s.syncDir(d); err != nil {
 		return object.Info{}, err
 	}
@@ -306,6 +310,7 @@ func (w *tempFile) publish(ctx context.Context, d *dir, base, key string, opts *
 	if err := w.nameIt(); err != nil {
 		return err
 	}
+	crashpoint.Hit("object.file.named")
 	if err := retry(func() error { return unix.Renameat(s.temp.fd, w.name, d.fd, base) }); err != nil {
 		return err
 	}
@@ -524,6 +529,7 @@ func (s *Store) rename(ctx context.Context, dst, src string) error {
 	defer s.dirs.release(d)
 	s.files.forget(src)
 	s.files.forget(dst)
+	crashpoint.Hit("object.file.renamed")
 	unlock()
 	unlock = func() {}
 	return errors.Join(s.syncDir(d), s.removed(path.Dir(from)))
