@@ -93,10 +93,7 @@ func readCounter(r kv.Reader, key []byte) (int64, error) {
 // TestKill kills a process that commits and syncs, again and again, and looks at
 // what it left: a prefix of its commits that contains all it reported as synced.
 func TestKill(t *testing.T) {
-	rounds := 20
-	if testing.Short() {
-		rounds = 4
-	}
+	rounds := rounds(20)
 	dir := t.TempDir()
 	var synced [crashWriters]int64
 	for w := range synced {

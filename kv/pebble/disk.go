@@ -83,12 +83,16 @@ func (d *disk) lastFault() error {
 	return nil
 }
 
-// change runs an operation that changes the directory.
-func (d *disk) change(op func() error) error {
+// change runs an operation that changes a file.
+func (d *disk) change(op func() error) error { return d.fault(d.arrange(op)) }
+
+// arrange runs an operation that changes the directory only. Some of these are
+// tried by Pebble and may fail.
+func (d *disk) arrange(op func() error) error {
 	if d.dead.Load() {
 		return errDead
 	}
-	return d.fault(op())
+	return op()
 }
 
 // create runs an operation that makes the file called name.
@@ -154,15 +158,15 @@ func (d *disk) OpenDir(name string) (vfs.File, error) {
 }
 
 func (d *disk) Link(oldname, newname string) error {
-	return d.change(func() error { return d.FS.Link(oldname, newname) })
+	return d.arrange(func() error { return d.FS.Link(oldname, newname) })
 }
 
 func (d *disk) Remove(name string) error {
-	return d.change(func() error { return d.FS.Remove(name) })
+	return d.arrange(func() error { return d.FS.Remove(name) })
 }
 
 func (d *disk) RemoveAll(name string) error {
-	return d.change(func() error { return d.FS.RemoveAll(name) })
+	return d.arrange(func() error { return d.FS.RemoveAll(name) })
 }
 
 func (d *disk) Rename(oldname, newname string) error {
@@ -170,7 +174,7 @@ func (d *disk) Rename(oldname, newname string) error {
 }
 
 func (d *disk) MkdirAll(dir string, perm os.FileMode) error {
-	return d.change(func() error { return d.FS.MkdirAll(dir, perm) })
+	return d.arrange(func() error { return d.FS.MkdirAll(dir, perm) })
 }
 
 // Unwrap keeps Pebble from reaching around disk.

@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"io/fs"
 	"math/rand/v2"
+	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -128,6 +130,18 @@ func steps(t testing.TB, db kv.DB, size int) int {
 		t.Fatalf("not a prefix of the commits: %v", err)
 	}
 	return int(count)
+}
+
+// rounds is how often a random test repeats: a quarter with -short, and times
+// MASSIF_TEST_ROUNDS where there is more time.
+func rounds(n int) int {
+	if testing.Short() {
+		return max(1, n/4)
+	}
+	if times, err := strconv.Atoi(os.Getenv("MASSIF_TEST_ROUNDS")); err == nil {
+		n *= max(1, times)
+	}
+	return n
 }
 
 // TestLogFailures: a failure of the log ends writing, with its errno, for good.
@@ -325,10 +339,7 @@ func TestReserve(t *testing.T) {
 // at every stage of the life of a database: nothing may panic, hang, or lose
 // what was synced.
 func TestRandomFaults(t *testing.T) {
-	rounds := 150
-	if testing.Short() {
-		rounds = 30
-	}
+	rounds := rounds(150)
 	for seed := range rounds {
 		rng := rand.New(rand.NewPCG(uint64(seed), 1))
 		f := newFaults()
@@ -403,10 +414,7 @@ func TestRandomFaults(t *testing.T) {
 // TestPowerLoss takes the file system as a power cut would leave it, with any
 // part of what was not flushed, while transactions run.
 func TestPowerLoss(t *testing.T) {
-	rounds := 40
-	if testing.Short() {
-		rounds = 10
-	}
+	rounds := rounds(40)
 	for seed := range rounds {
 		rng := rand.New(rand.NewPCG(uint64(seed), 2))
 		f := newFaults()
@@ -468,10 +476,7 @@ func TestPowerLoss(t *testing.T) {
 // TestDamage changes bytes of files: that must be found, or not matter.
 func TestDamage(t *testing.T) {
 	const size, total = 300, 3000
-	rounds := 300
-	if testing.Short() {
-		rounds = 60
-	}
+	rounds := rounds(300)
 	original := vfs.NewMem()
 	db := mustOpen(t, original)
 	for n := range total {
