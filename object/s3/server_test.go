@@ -22,7 +22,7 @@ import (
 // be relied on.
 
 // bodies are the cases in which the way that bodies are sent matters.
-var bodies = []string{"PutGet", "GetRange", "Stream", "Delete", "Metadata", "Copy", "Multipart", "WrongBodies", "IfAbsent"}
+var bodies = []string{"PutGet", "GetRange", "Stream", "Metadata", "Copy", "Multipart", "WrongBodies", "IfAbsent"}
 
 func TestStoreOverTLS(t *testing.T) {
 	endpoint, bucket, creds, ca := testserver.S3TLS(t)
