@@ -27,12 +27,19 @@ type prefetchRun struct {
 	off, n uint32
 }
 
+// localPrefetchers: the kernel does the work where the store is on this machine.
+const localPrefetchers = 4
+
 func newPrefetcher(s *Store) *prefetcher {
-	f := &prefetcher{s: s, queue: make(chan prefetchRun, 2*cap(s.downloads))}
+	workers := max(1, cap(s.downloads)-1) // one download stays for readers
+	if !s.remote {
+		workers = min(workers, localPrefetchers)
+	}
+	f := &prefetcher{s: s, queue: make(chan prefetchRun, 2*workers)}
 	if !s.remote {
 		f.advisor, _ = object.As[advisor](s.store)
 	}
-	for range max(1, cap(s.downloads)-1) { // one download stays for readers
+	for range workers {
 		s.wg.Add(1)
 		go f.work()
 	}
@@ -48,6 +55,9 @@ func (s *Store) Prefetch(r Ref, off, n uint32) {
 	}
 	if n == 0 || checkRange(r, off, int(n)) != nil || s.cfg.Budget.Pressed() {
 		return
+	}
+	if !s.remote && s.prefetch.advisor == nil && s.headers.get(r) != nil {
+		return // all that can be done has been done
 	}
 	for n > 0 {
 		// Runs end at multiples of maxRun, so that overlapping hints make the

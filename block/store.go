@@ -45,7 +45,7 @@ type Config struct {
 	// and sealed. May be nil.
 	Disk *cache.Disk
 
-	// Uploads and Downloads bound the requests in flight; 0: 4 and 4 to a store
+	// Uploads and Downloads bound the requests in flight; 0: 16 and 64 to a store
 	// on this machine, 16 and 32 to a remote one.
 	Uploads, Downloads int
 	Stage              *StageConfig // nil: Put returns when the object store has the block
@@ -125,13 +125,10 @@ func New(ctx context.Context, cfg Config) (*Store, error) {
 	}
 	remote := cfg.Store.Capabilities().Remote
 	if cfg.Uploads <= 0 {
-		cfg.Uploads = 4
-		if remote {
-			cfg.Uploads = 16
-		}
+		cfg.Uploads = 16
 	}
 	if cfg.Downloads <= 0 {
-		cfg.Downloads = 4
+		cfg.Downloads = 64
 		if remote {
 			cfg.Downloads = 32
 		}
