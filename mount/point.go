@@ -1,12 +1,14 @@
 package mount
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -203,21 +205,38 @@ const (
 	probePatience = 5 * time.Second
 )
 
+// probe asks in a process of its own: a call to a silent server cannot be
+// interrupted, and a process with such a call cannot end.
 func probe(point string) string {
-	result := make(chan error, 1)
-	go func() { // waits in the kernel as long as the server is silent
-		var st unix.Statfs_t
-		result <- unix.Statfs(point, &st)
-	}()
+	cmd := exec.Command("stat", "--file-system", "--format=%t", "--", point)
+	cmd.Env = append(os.Environ(), "LC_ALL=C")
+	var said bytes.Buffer
+	cmd.Stderr = &said
+	if err := cmd.Start(); err != nil {
+		return probeHere(point)
+	}
+	done := make(chan error, 1)
+	go func() { done <- cmd.Wait() }()
 	select {
-	case err := <-result:
-		if errors.Is(err, unix.ENOTCONN) || errors.Is(err, unix.ECONNABORTED) {
+	case err := <-done:
+		why := strings.ToLower(said.String()) // as Go writes its errors
+		if err != nil && (strings.Contains(why, unix.ENOTCONN.Error()) || strings.Contains(why, unix.ECONNABORTED.Error())) {
 			return stateDead
 		}
 		return stateAlive
 	case <-time.After(probePatience):
+		cmd.Process.Kill() // it ends when the server answers or is gone
 		return stateHung
 	}
+}
+
+// probeHere is probe for a machine without stat(1).
+func probeHere(point string) string {
+	var st unix.Statfs_t
+	if err := unix.Statfs(point, &st); errors.Is(err, unix.ENOTCONN) || errors.Is(err, unix.ECONNABORTED) {
+		return stateDead
+	}
+	return stateAlive
 }
 
 // holders names up to max processes that use something on the mount, as far as
