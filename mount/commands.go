@@ -4,16 +4,15 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"path/filepath"
 	"runtime"
 	"runtime/debug"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/massif-fs/massif/door/control"
 	"github.com/massif-fs/massif/door/fuse"
+	"github.com/massif-fs/massif/telemetry"
 )
 
 // Status is what a mount says of itself.
@@ -27,10 +26,12 @@ type Status struct {
 
 // Stats is a snapshot of a mount's figures.
 type Stats struct {
-	Status  Status         `json:"status"`
-	Process ProcessStats   `json:"process"`
-	FUSE    fuse.Stats     `json:"fuse"`
-	Tree    map[string]any `json:"tree,omitempty"`
+	Status  Status       `json:"status"`
+	Process ProcessStats `json:"process"`
+	FUSE    fuse.Stats   `json:"fuse"`
+	// Ops are the requests of the kernel with the distribution of their times.
+	Ops  []telemetry.OpSnapshot `json:"ops"`
+	Tree map[string]any         `json:"tree,omitempty"`
 }
 
 // ProcessStats are the figures of the mount's process.
@@ -78,14 +79,14 @@ func plain(fn func() (any, error)) control.Handler {
 func (s *server) status() Status {
 	return Status{
 		Running: s.running, Kind: s.spec.Tree.Kind, ReadOnly: s.spec.Mount.ReadOnly,
-		LogLevel: s.level.Level().String(), Uptime: time.Since(s.started),
+		LogLevel: s.log.Level().String(), Uptime: time.Since(s.started),
 	}
 }
 
 func (s *server) stats() Stats {
-	st := Stats{Status: s.status(), Process: processStats(), FUSE: s.fuse.Stats()}
-	if s.opened.Stats != nil {
-		st.Tree = s.opened.Stats()
+	st := Stats{Status: s.status(), Process: processStats(), FUSE: s.fuse.Stats(), Ops: s.observe.ops.Snapshot(), Tree: map[string]any{}}
+	for name, read := range s.opened.Stats {
+		st.Tree[name] = read()
 	}
 	return st
 }
@@ -159,40 +160,32 @@ func (s *server) commandLogLevel(_ context.Context, call *control.Call) (any, er
 	if err := call.Decode(&args); err != nil {
 		return nil, err
 	}
-	was := s.level.Level().String()
 	if args.Level != "" {
-		level, err := parseLevel(args.Level)
+		level, err := telemetry.ParseLevel(args.Level)
 		if err != nil {
-			return nil, fmt.Errorf("log level %q: use debug, info, warn or error", args.Level)
+			return nil, err
 		}
-		s.level.Set(level)
-		s.log.Info("log level", "was", was, "is", level.String())
+		s.log.Info("log level", "was", s.log.Level(), "is", level)
+		s.log.SetLevel(level)
 	}
-	return map[string]string{"was": was, "is": s.level.Level().String()}, nil
+	return map[string]string{"is": s.log.Level().String()}, nil
 }
 
-func (s *server) commandAccessLog(_ context.Context, call *control.Call) (any, error) {
-	var args struct {
-		File string `json:"file"`
-	}
-	if err := call.Decode(&args); err != nil {
+// commandAccessLog tells every operation as progress until the client goes.
+func (s *server) commandAccessLog(ctx context.Context, call *control.Call) (any, error) {
+	if err := call.Decode(&struct{}{}); err != nil {
 		return nil, err
 	}
-	if args.File == "" {
-		s.fuse.SetAccessLog(nil)
-		return nil, s.access.close()
+	listener := s.observe.access.Listen(0)
+	defer listener.Close()
+	call.Progress("")
+	for {
+		lines, err := listener.Next(ctx)
+		if err != nil {
+			return nil, nil // the client or the mount is gone
+		}
+		call.Progress(string(lines))
 	}
-	if !filepath.IsAbs(args.File) {
-		return nil, fmt.Errorf("access log %s: write an absolute path", args.File)
-	}
-	if filepath.Dir(args.File) == s.point || within(args.File, s.point) {
-		return nil, fmt.Errorf("access log %s: it lies on the mount itself", args.File)
-	}
-	if err := s.access.open(args.File); err != nil {
-		return nil, err
-	}
-	s.fuse.SetAccessLog(s.access.record)
-	return nil, nil
 }
 
 func (s *server) commandDropCaches(_ context.Context, call *control.Call) (any, error) {
@@ -206,12 +199,4 @@ func (s *server) commandDropCaches(_ context.Context, call *control.Call) (any, 
 	}
 	debug.FreeOSMemory()
 	return nil, nil
-}
-
-// errnoName returns the symbol of an errno.
-func errnoName(e syscall.Errno) string {
-	if name := unix.ErrnoName(e); name != "" {
-		return name
-	}
-	return fmt.Sprintf("errno %d", int(e))
 }

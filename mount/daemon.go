@@ -15,6 +15,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/massif-fs/massif/telemetry"
 )
 
 // DaemonArg is the first argument behind "mount" of a process that Start makes:
@@ -165,12 +167,15 @@ func RunDaemon() int {
 		answer(daemonAnswer{Error: "background process: spec: " + err.Error()})
 		return 1
 	}
-	level := new(slog.LevelVar)
-	log := NewLogger(os.Stderr, &spec.Mount, level)
-	slog.SetDefault(log)
+	log, err := OpenLog(&spec.Mount, order.LogFile)
+	if err != nil {
+		answer(daemonAnswer{Error: err.Error()})
+		return 1
+	}
+	slog.SetDefault(log.Logger)
 	ready := false
 	err = Serve(context.Background(), spec, order.Point, ServeOptions{
-		Log: log, Level: level, LogFile: order.LogFile,
+		Log:   log,
 		Ready: func() { ready = true; answer(daemonAnswer{OK: true}) },
 	})
 	if err == nil {
@@ -184,26 +189,20 @@ func RunDaemon() int {
 	return 1
 }
 
-// NewLogger makes the logger that a mount's options ask for. The level stays
-// changeable through level.
-func NewLogger(w io.Writer, o *Options, level *slog.LevelVar) *slog.Logger {
-	if l, err := parseLevel(o.LogLevel); err == nil {
-		level.Set(l)
+// OpenLog opens the log that a mount's options ask for, in the given file, or on
+// standard error if that is empty.
+func OpenLog(o *Options, file string) (*telemetry.Log, error) {
+	l := telemetry.Logging{File: file}
+	var err error
+	if o.LogLevel != "" {
+		if l.Level, err = telemetry.ParseLevel(o.LogLevel); err != nil {
+			return nil, err
+		}
 	}
-	handler := &slog.HandlerOptions{Level: level}
-	if o.LogFormat == "json" {
-		return slog.New(slog.NewJSONHandler(w, handler))
+	if l.Format, err = telemetry.ParseFormat(o.LogFormat); err != nil {
+		return nil, err
 	}
-	return slog.New(slog.NewTextHandler(w, handler))
-}
-
-func parseLevel(s string) (slog.Level, error) {
-	if s == "" {
-		return slog.LevelInfo, nil
-	}
-	var l slog.Level
-	err := l.UnmarshalText([]byte(s))
-	return l, err
+	return telemetry.OpenLog(l)
 }
 
 // maxLogFile is the size at which a log is set aside when its mount starts.

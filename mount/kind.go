@@ -35,9 +35,9 @@ type Opened struct {
 	Source string
 	// Volume is set where the tree is a volume.
 	Volume *Volume
-	// Stats, if not nil, returns numbers of the tree for "massif stats", to be
-	// written as JSON.
-	Stats func() map[string]any
+	// Stats read the figures of the tree's parts, each a struct, for "massif stats"
+	// and metrics.
+	Stats map[string]func() any
 	// DropCaches, if not nil, forgets what could be read again.
 	DropCaches func() error
 	// Close, if not nil, is called after FS.Close.

@@ -49,7 +49,7 @@ func (g *Registry) Do(ctx context.Context, name, op string, args, result any, pr
 	if running := findVolume(record.UUID); running != nil {
 		return doThere(ctx, *running, op, args, result, progress)
 	}
-	v, err := g.OpenVolume(ctx, name, OpenOptions{Log: quietLogger()})
+	v, err := g.OpenVolume(ctx, name, OpenOptions{Tree: true, Log: quietLogger()})
 	var inUse *InUseError
 	if errors.As(err, &inUse) && inUse.Running != nil { // mounted meanwhile
 		return doThere(ctx, *inUse.Running, op, args, result, progress)
@@ -58,7 +58,7 @@ func (g *Registry) Do(ctx context.Context, name, op string, args, result any, pr
 		return err
 	}
 	err = doHere(ctx, v, op, args, result, progress)
-	return errors.Join(err, v.Close())
+	return errors.Join(err, v.FS.Close(), v.Close())
 }
 
 func doThere(ctx context.Context, running Running, op string, args, result any, progress func(json.RawMessage)) error {

@@ -80,20 +80,26 @@ func assign[T any](to, from *T) {
 	}
 }
 
-// Stats returns the figures of an open volume for "massif stats".
-func (v *Volume) Stats() map[string]any {
-	st := map[string]any{
-		"memory":   v.Budget.Stats(),
-		"blocks":   v.Blocks.Stats(),
-		"database": v.DB.Metrics(),
+// Stats read the figures of an open volume's parts.
+func (v *Volume) Stats() map[string]func() any {
+	parts := map[string]func() any{
+		"memory":   func() any { return v.Budget.Stats() },
+		"blocks":   func() any { return v.Blocks.Stats() },
+		"journal":  func() any { return v.Blocks.StageQueue() },
+		"database": func() any { return v.DB.Metrics() },
+		"volume":   func() any { return v.FS.Stats() },
+		"usage": func() any {
+			usage, err := v.usage()
+			if err != nil {
+				return nil
+			}
+			return usage
+		},
 	}
-	if usage, err := v.usage(); err == nil {
-		st["usage"] = usage
+	if v.Disk != nil {
+		parts["cache"] = func() any { return v.Disk.Stats() }
 	}
-	if v.FS != nil {
-		st["volume"] = v.FS.Stats()
-	}
-	return st
+	return parts
 }
 
 // caller is on whose behalf offline operations act: root, for the owner of the

@@ -25,6 +25,7 @@ type Options struct {
 	UID                *uint32  `json:"uid,omitempty"`
 	GID                *uint32  `json:"gid,omitempty"`
 	FSName             string   `json:"fsname,omitempty"`
+	AtTime             string   `json:"at-time,omitempty"`
 	WritebackCache     bool     `json:"writeback-cache,omitempty"`
 	MaxIdle            Duration `json:"max-idle,omitempty"`
 
@@ -90,6 +91,14 @@ var optionTable = []Option{
 			o.Umask = new(Octal)
 			return o.Umask.UnmarshalText([]byte(v))
 		}},
+	{Name: "at-time", Arg: "TIME", Group: groupAccess, Help: "show a volume, read-only, as it was at a time (2026-01-31T12:00:00, or 2h for two hours ago) or at a snapshot (its name)",
+		set: func(o *Options, v string) error {
+			if v == "" {
+				return fmt.Errorf("name a time or a snapshot")
+			}
+			o.AtTime = v
+			return nil
+		}},
 	{Name: "max-idle", Arg: "DURATION", Group: groupAccess, Help: "unmount when nothing has used the mount for so long (default: never)",
 		set: func(o *Options, v string) error { return o.MaxIdle.UnmarshalText([]byte(v)) }},
 
@@ -151,7 +160,7 @@ var optionTable = []Option{
 			o.LogFormat = v
 			return nil
 		}},
-	{Name: "access-log", Arg: "FILE", Group: groupLog, Help: "write a line for every file system call to this file",
+	{Name: "access-log", Arg: "FILE", Group: groupLog, Help: "write a line for every file system call to this file (\"massif access-log\" shows them live)",
 		set: setPath(func(o *Options) *string { return &o.AccessLog })},
 	{Name: "metrics-addr", Arg: "HOST:PORT", Group: groupLog, Help: "serve Prometheus metrics at http://HOST:PORT/metrics",
 		set: func(o *Options, v string) error {

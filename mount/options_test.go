@@ -69,7 +69,7 @@ func TestParseOptionsRefuses(t *testing.T) {
 func TestEveryOptionSurvivesSpec(t *testing.T) {
 	values := map[string]string{
 		"uid": "1", "gid": "2", "umask": "027", "max-idle": "1m", "fsname": "n", "memory-limit": "128MiB",
-		"cache-dir": "/c", "cache-size": "0", "journal-size": "1GiB", "uploads": "7", "log-level": "warn",
+		"cache-dir": "/c", "at-time": "2h", "cache-size": "0", "journal-size": "1GiB", "uploads": "7", "log-level": "warn",
 		"log-file": "/l", "log-format": "json", "access-log": "/a", "metrics-addr": "127.0.0.1:0",
 	}
 	var all Options

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -17,15 +16,12 @@ import (
 
 	"github.com/massif-fs/massif/door/control"
 	"github.com/massif-fs/massif/door/fuse"
+	"github.com/massif-fs/massif/telemetry"
 )
 
 // ServeOptions are what Serve needs besides the spec.
 type ServeOptions struct {
-	Log *slog.Logger
-	// Level, if not nil, is the level of Log, changeable through the control socket.
-	Level *slog.LevelVar
-	// LogFile is named in listings.
-	LogFile string
+	Log *telemetry.Log
 	// Ready, if not nil, is called once when the mount answers.
 	Ready func()
 }
@@ -34,15 +30,13 @@ type ServeOptions struct {
 type server struct {
 	spec  *Spec
 	point string
-	log   *slog.Logger
-	level *slog.LevelVar
+	log   *telemetry.Log
 
 	lock    *pointLock
 	opened  *Opened
 	fuse    *fuse.Server
 	control *control.Server
-	web     *webServer
-	access  accessLog
+	observe *observer
 	started time.Time
 	running Running
 
@@ -70,8 +64,10 @@ func Serve(ctx context.Context, spec *Spec, point string, o ServeOptions) error 
 	signals := make(chan os.Signal, 4)
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGQUIT)
 	defer signal.Stop(signals)
+	stopReopen := reopenOnHangup(o.Log)
+	defer stopReopen()
 
-	s := &server{spec: spec, log: o.Log, level: o.Level, started: time.Now(), gone: make(chan struct{}), forced: make(chan struct{})}
+	s := &server{spec: spec, log: o.Log, observe: newObserver(), started: time.Now(), gone: make(chan struct{}), forced: make(chan struct{})}
 	s.work, s.stopWork = context.WithCancel(context.Background())
 	defer s.stopWork()
 	if err := s.start(ctx, point, o); err != nil {
@@ -91,6 +87,26 @@ func Serve(ctx context.Context, spec *Spec, point string, o ServeOptions) error 
 		s.log.Warn("clean-up", "err", err)
 	}
 	return s.goneErr
+}
+
+// reopenOnHangup opens the log file anew at each SIGHUP, for those who rotate logs.
+func reopenOnHangup(log *telemetry.Log) (stop func()) {
+	hangups := make(chan os.Signal, 1)
+	signal.Notify(hangups, syscall.SIGHUP)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for range hangups {
+			if err := log.Reopen(); err != nil {
+				log.Error("log file stays the old one", "err", err)
+			}
+		}
+	}()
+	return func() {
+		signal.Stop(hangups)
+		close(hangups)
+		<-done
+	}
 }
 
 // start does everything up to a mount that answers, and undoes it on failure.
@@ -113,7 +129,7 @@ func (s *server) start(ctx context.Context, point string, o ServeOptions) (err e
 		return err
 	}
 	undo = append(undo, func() { s.lock.release() })
-	if err = checkPoint(s.point, s.log); err != nil {
+	if err = checkPoint(s.point, s.log.Logger); err != nil {
 		return err
 	}
 	registry, err := OpenRegistry()
@@ -121,15 +137,9 @@ func (s *server) start(ctx context.Context, point string, o ServeOptions) (err e
 		return err
 	}
 	options := &s.spec.Mount
-	tuneProcess(memoryLimit(options), s.log)
+	tuneProcess(memoryLimit(options), s.log.Logger)
 
-	if options.AccessLog != "" {
-		if err = s.access.open(options.AccessLog); err != nil {
-			return err
-		}
-		undo = append(undo, func() { s.access.close() })
-	}
-	s.opened, err = s.spec.Tree.Config.Open(ctx, &Env{Registry: registry, Options: options, Point: s.point, Log: s.log})
+	s.opened, err = s.spec.Tree.Config.Open(ctx, &Env{Registry: registry, Options: options, Point: s.point, Log: s.log.Logger})
 	if err != nil {
 		return err
 	}
@@ -141,7 +151,7 @@ func (s *server) start(ctx context.Context, point string, o ServeOptions) (err e
 	}
 	s.running = Running{
 		Point: s.point, Source: s.source(), PID: os.Getpid(), Started: s.started,
-		Control: controlPath, Log: o.LogFile,
+		Control: controlPath, Log: o.Log.Path(),
 	}
 	if v := s.opened.Volume; v != nil {
 		s.running.Volume = v.Record.UUID
@@ -153,11 +163,11 @@ func (s *server) start(ctx context.Context, point string, o ServeOptions) (err e
 	if err = s.lock.describe(s.running); err != nil {
 		return fmt.Errorf("lock of mount point %s: %w", s.point, err)
 	}
-	if s.web, err = startWeb(s); err != nil {
+	undo = append(undo, func() { s.observe.close() })
+	if err = s.observe.start(s); err != nil {
 		return err
 	}
-	undo = append(undo, func() { s.web.close() })
-	if s.control, err = control.Serve(s.work, controlPath, s.commands(), s.log); err != nil {
+	if s.control, err = control.Serve(s.work, controlPath, s.commands(), s.log.Logger); err != nil {
 		return err
 	}
 	return nil
@@ -184,14 +194,12 @@ func (s *server) doorOptions() fuse.Options {
 		ReadOnly:             o.ReadOnly,
 		NoExec:               o.NoExec, NoSuid: o.NoSuid, NoDev: o.NoDev, NoAtime: o.NoAtime,
 		UID: o.UID, GID: o.GID, Umask: (*uint32)(o.Umask),
-		MaxIdle: time.Duration(o.MaxIdle),
-		Logger:  s.log,
+		MaxIdle:  time.Duration(o.MaxIdle),
+		Recorder: s.observe.ops,
+		Logger:   s.log.Logger,
 	}
 	if o.WritebackCache {
 		options.WritebackCache = fuse.On
-	}
-	if o.AccessLog != "" {
-		options.AccessLog = s.access.record
 	}
 	return options
 }
@@ -295,11 +303,12 @@ func (s *server) takeAway() {
 	case <-time.After(forcePatience):
 		s.log.Warn("sync before a forced unmount: no end in sight")
 	}
+	// The name goes first: a connection that has ended leaves a dead mount behind.
+	if err := s.fuse.Detach(); err != nil {
+		s.log.Warn("detach", "err", err)
+	}
 	if err := s.fuse.Abort(); err != nil {
 		s.log.Warn("abort", "err", err)
-		if err := s.fuse.Detach(); err != nil {
-			s.log.Warn("detach", "err", err)
-		}
 	}
 	select {
 	case <-s.fuse.Done():
@@ -332,8 +341,7 @@ func (s *server) finish() {
 		daemon.SdNotify(false, daemon.SdNotifyStopping)
 		s.stopWork()
 		s.goneErr = s.closeTree()
-		s.web.close()
-		if err := s.access.close(); err != nil {
+		if err := s.observe.close(); err != nil {
 			s.log.Warn("clean-up", "err", err)
 		}
 		if s.goneErr != nil {

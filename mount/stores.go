@@ -10,6 +10,7 @@ import (
 
 	"github.com/massif-fs/massif/kv"
 	"github.com/massif-fs/massif/object"
+	"github.com/massif-fs/massif/object/retry"
 	"github.com/massif-fs/massif/object/storeurl"
 )
 
@@ -19,6 +20,16 @@ var farFuture = time.Date(9999, 1, 1, 0, 0, 0, 0, time.UTC)
 // openStore opens the object store of a URL.
 func openStore(ctx context.Context, url string) (object.Store, error) {
 	return storeurl.Open(ctx, url, storeurl.Options{UserAgent: "massif"})
+}
+
+// openPatientStore opens the store of a volume in use: what fails for a while on
+// the way to a remote one is tried again.
+func openPatientStore(ctx context.Context, url string) (object.Store, error) {
+	s, err := openStore(ctx, url)
+	if err == nil && s.Capabilities().Remote {
+		s = retry.New(s, retry.Options{})
+	}
+	return s, err
 }
 
 // localDir returns the directory of a store URL, if it is a local one.

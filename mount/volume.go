@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -35,6 +36,7 @@ type Volume struct {
 	Blocks  *block.Store
 	FS      *volume.FS // nil where only the engines were asked for
 
+	point string         // where it is mounted; "" if it is not
 	close []func() error // in order of opening
 }
 
@@ -43,7 +45,7 @@ type OpenOptions struct {
 	Options *Options // of the mount; nil: defaults
 	// Tree asks for FS too.
 	Tree bool
-	// Point is where the tree will be mounted, for the list of sessions.
+	// Point is where the tree will be mounted, if it will.
 	Point string
 	Log   *slog.Logger // nil: slog.Default
 }
@@ -79,7 +81,7 @@ func (g *Registry) OpenVolume(ctx context.Context, name string, o OpenOptions) (
 	if o.Log == nil {
 		o.Log = slog.Default()
 	}
-	v = &Volume{Record: record}
+	v = &Volume{Record: record, point: o.Point}
 	defer func() {
 		if err != nil {
 			if cerr := v.Close(); cerr != nil {
@@ -139,7 +141,7 @@ func (v *Volume) openMeta(ctx context.Context, memory memoryPlan, o OpenOptions)
 }
 
 func (v *Volume) openObjects(ctx context.Context) (err error) {
-	v.Objects, err = openStore(ctx, v.Record.Store)
+	v.Objects, err = openPatientStore(ctx, v.Record.Store)
 	if err != nil {
 		return fmt.Errorf("volume %s: store: %w", v.Record.Name, err)
 	}
@@ -210,18 +212,27 @@ func (v *Volume) openTree(ctx context.Context, o OpenOptions) error {
 	if err != nil {
 		host = "localhost"
 	}
-	session, err := v.Engine.NewSession(ctx, meta.SessionInfo{Host: host, PID: os.Getpid(), Mountpoint: o.Point})
+	engine, readOnly := v.Engine, o.Options.ReadOnly
+	if o.Options.AtTime != "" {
+		at, snapshot := ParsePast(o.Options.AtTime, time.Now())
+		if engine, err = v.past(ctx, at, snapshot); err != nil {
+			return fmt.Errorf("volume %s: %w", v.Record.Name, err)
+		}
+		v.close = append(v.close, engine.Close)
+		readOnly = true
+	}
+	session, err := engine.NewSession(ctx, meta.SessionInfo{Host: host, PID: os.Getpid(), Mountpoint: o.Point})
 	if err != nil {
 		return fmt.Errorf("volume %s: %w", v.Record.Name, err)
 	}
 	config := volume.Config{
 		Session: session, Blocks: v.Blocks, Budget: v.Budget,
 		Exclusive: true, // the database has one process
-		ReadOnly:  o.Options.ReadOnly, NoAtime: o.Options.NoAtime,
+		ReadOnly:  readOnly, NoAtime: o.Options.NoAtime,
 		Space: v.space, Logger: o.Log,
 	}
-	if !o.Options.ReadOnly {
-		config.Maintainer = any(v.Engine).(meta.Maintainer)
+	if !readOnly {
+		config.Maintainer = v.Engine
 	}
 	if v.FS, err = volume.New(config); err != nil {
 		return errors.Join(fmt.Errorf("volume %s: %w", v.Record.Name, err), session.Close())

@@ -1,8 +1,11 @@
 package cli
 
 import (
+	"context"
+	"encoding/json"
+	"errors"
 	"fmt"
-	"path/filepath"
+	"io"
 
 	"github.com/spf13/cobra"
 
@@ -41,38 +44,41 @@ func (a *app) logLevelCommand() *cobra.Command {
 }
 
 func (a *app) accessLogCommand() *cobra.Command {
-	var off bool
-	cmd := &cobra.Command{
-		Use:     "access-log MOUNTPOINT [FILE]",
-		Short:   "Log every file system call of a mount, for a while",
+	return &cobra.Command{
+		Use:     "access-log MOUNTPOINT",
+		Short:   "Watch every file system call of a mount",
 		GroupID: "mounts",
-		Long: `Write a line for every file system call of a mount to FILE: time, user, group
-and process, operation, inode, name, bytes, result, duration. With --off that
-ends. FILE must not lie on the mount itself.`,
-		Example: `  massif access-log /mnt/photos /tmp/photos.log
-  massif access-log /mnt/photos --off`,
-		Args: rangeArgs(1, "MOUNTPOINT", "FILE"),
+		Long: `Print a line for every file system call of a mount, as long as the command
+runs: time, operation, inode, name, user, group, process, bytes, duration, error.
+Calls that the kernel answers from its caches do not reach the mount.
+
+To log from the start of a mount into a file, mount with --access-log FILE.`,
+		Example: `  massif access-log /mnt/photos
+  massif access-log /mnt/photos | grep errno=`,
+		Args: exactArgs("MOUNTPOINT"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if off == (len(args) == 2) {
-				return usageError("%s: name a FILE or give --off", cmd.CommandPath())
-			}
-			params := map[string]string{}
-			if !off {
-				file, err := filepath.Abs(args[1])
-				if err != nil {
-					return err
-				}
-				params["file"] = file
-			}
 			c, err := mount.Connect(cmd.Context(), args[0])
 			if err != nil {
 				return err
 			}
 			defer c.Close()
-			return c.Call(cmd.Context(), "access-log", params, nil, nil)
+			ctx, cancel := context.WithCancel(cmd.Context())
+			defer cancel()
+			var writeErr error
+			err = c.Call(ctx, "access-log", nil, nil, func(p json.RawMessage) {
+				var lines string
+				if writeErr = json.Unmarshal(p, &lines); writeErr == nil {
+					_, writeErr = io.WriteString(a.out, lines)
+				}
+				if writeErr != nil { // such as the end of a pipe
+					cancel()
+				}
+			})
+			if errors.Is(err, context.Canceled) {
+				return writeErr
+			}
+			return err
 		},
 		ValidArgsFunction: completeMounts,
 	}
-	cmd.Flags().BoolVar(&off, "off", false, "end the logging")
-	return cmd
 }

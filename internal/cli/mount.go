@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"os"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -83,20 +82,14 @@ spec's "mount" section. In fstab, write the type massif (see
 
 // serveForeground serves a mount in this process.
 func serveForeground(ctx context.Context, spec *mount.Spec, point string) error {
-	out := os.Stderr
-	if file := spec.Mount.LogFile; file != "" {
-		f, err := os.OpenFile(file, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
-		if err != nil {
-			return err
-		}
-		defer f.Close()
-		out = f
+	log, err := mount.OpenLog(&spec.Mount, spec.Mount.LogFile)
+	if err != nil {
+		return err
 	}
-	level := new(slog.LevelVar)
-	log := mount.NewLogger(out, &spec.Mount, level)
-	slog.SetDefault(log)
+	defer log.Close()
+	slog.SetDefault(log.Logger)
 	// Signals are Serve's business: ctx would be done by the first one already.
-	return mount.Serve(context.WithoutCancel(ctx), spec, point, mount.ServeOptions{Log: log, Level: level, LogFile: spec.Mount.LogFile})
+	return mount.Serve(context.WithoutCancel(ctx), spec, point, mount.ServeOptions{Log: log})
 }
 
 // optionWords collects options in the order of the command line.

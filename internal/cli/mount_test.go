@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"bufio"
 	"fmt"
 	"io"
 	"net"
@@ -317,10 +318,10 @@ func TestMetricsAndLogs(t *testing.T) {
 	// The address is in use: the mount fails, in a sentence.
 	w.refuse(1, "address already in use", "mount", "v", w.mnt, "--metrics-addr", addr)
 	l.Close()
-	w.must("mount", "v", w.mnt, "--metrics-addr", addr, "--pprof")
+	w.must("mount", "v", w.mnt, "--metrics-addr", addr, "--pprof", "--access-log", filepath.Join(w.dir, "access.log"))
 	w.write("f", "x")
 	for path, want := range map[string]string{
-		"/metrics": `massif_fuse_requests_total{op="lookup"}`, "/debug/pprof/": "goroutine",
+		"/metrics": `massif_fuse_duration_seconds_count{op="lookup",point="` + w.mnt + `"}`, "/debug/pprof/": "goroutine",
 	} {
 		resp, err := http.Get("http://" + addr + path)
 		if err != nil {
@@ -333,15 +334,43 @@ func TestMetricsAndLogs(t *testing.T) {
 		}
 	}
 
-	log := filepath.Join(w.dir, "access.log")
-	w.refuse(1, "lies on the mount itself", "access-log", w.mnt, filepath.Join(w.mnt, "log"))
-	w.must("access-log", w.mnt, log)
-	w.write("seen", "abc")
-	w.must("access-log", w.mnt, "--off")
-	w.write("unseen", "abc")
-	text, err := os.ReadFile(log)
-	if err != nil || !strings.Contains(string(text), `name="seen"`) || strings.Contains(string(text), "unseen") {
-		t.Errorf("access log: %v\n%s", err, text)
+	// The access log tells what happens while somebody reads it.
+	watcher := w.command("access-log", w.mnt)
+	pipe, err := watcher.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := watcher.Start(); err != nil {
+		t.Fatal(err)
+	}
+	seen := make(chan bool, 1)
+	go func() {
+		for s := bufio.NewScanner(pipe); s.Scan(); {
+			if strings.Contains(s.Text(), `name="seen`) {
+				seen <- true
+				return
+			}
+		}
+		seen <- false
+	}()
+	for i := 0; ; i++ { // until the watcher listens
+		w.write(fmt.Sprintf("seen%d", i), "abc")
+		select {
+		case ok := <-seen:
+			if !ok {
+				t.Error("the access log ended")
+			}
+		case <-time.After(20 * time.Millisecond):
+			if i < 500 {
+				continue
+			}
+			t.Error("nothing in the access log")
+		}
+		break
+	}
+	watcher.Process.Signal(syscall.SIGINT)
+	if err := watcher.Wait(); err != nil {
+		t.Errorf("access-log: %v", err)
 	}
 
 	if got := w.must("log-level", w.mnt); got != "INFO\n" {
@@ -351,8 +380,11 @@ func TestMetricsAndLogs(t *testing.T) {
 	if got := w.must("log-level", w.mnt); got != "DEBUG\n" {
 		t.Errorf("log level: %q", got)
 	}
-	w.refuse(1, "use debug, info, warn or error", "log-level", w.mnt, "loud")
+	w.refuse(1, "it is debug, info, warn or error", "log-level", w.mnt, "loud")
 	w.must("umount", w.mnt)
+	if text, err := os.ReadFile(filepath.Join(w.dir, "access.log")); err != nil || !strings.Contains(string(text), `name="f"`) {
+		t.Errorf("access log file: %v", err)
+	}
 	if logs := w.logs(); !strings.Contains(logs, "msg=mounted") || !strings.Contains(logs, "msg=unmounted") {
 		t.Errorf("log: %s", logs)
 	}

@@ -53,7 +53,7 @@ or an S3 bucket. A local directory can be mounted as it is.`,
 		&cobra.Group{ID: "other", Title: "Other:"},
 	)
 	root.AddCommand(
-		a.volumeCommand(),
+		a.volumeCommand(), a.fsckCommand(),
 		a.mountCommand(), a.umountCommand(), a.mountsCommand(), a.statsCommand(), a.logLevelCommand(), a.accessLogCommand(),
 		a.versionCommand(), a.manCommand(), a.helpersCommand(),
 	)

@@ -11,8 +11,8 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
-	"github.com/massif-fs/massif/door/fuse"
 	"github.com/massif-fs/massif/mount"
+	"github.com/massif-fs/massif/telemetry"
 )
 
 func (a *app) statsCommand() *cobra.Command {
@@ -66,19 +66,18 @@ func (a *app) printStats(st mount.Stats) error {
 	fmt.Fprintf(a.out, "memory %s (peak %s), CPU %s user %s system\n\n", humanBytes(st.Process.RSS), humanBytes(st.Process.PeakRSS),
 		humanAgo(st.Process.UserTime), humanAgo(st.Process.SystemTime))
 
-	t := newTable(a.out, "REQUEST", "COUNT", "ERRORS", "BYTES", "AVERAGE")
-	for _, op := range byCount(st.FUSE.Ops) {
+	t := newTable(a.out, "REQUEST", "COUNT", "ERRORS", "BYTES", "AVERAGE", "MEDIAN", "99%", "LONGEST")
+	for _, op := range byCount(st.Ops) {
 		bytes := "-"
 		if op.Bytes > 0 {
 			bytes = humanBytes(op.Bytes)
 		}
-		t.row(op.Op, humanCount(op.Count), humanCount(op.Errors), bytes, humanAgo(op.Time/time.Duration(op.Count)))
+		t.row(op.Op, humanCount(op.Count), humanCount(op.Errors), bytes, humanAgo(op.Mean()), humanAgo(op.P50), humanAgo(op.P99), humanAgo(op.Max))
 	}
-	t.row("", "", "", "", "")
-	t.row("kernel holds", humanCount(st.FUSE.Nodes)+" inodes", humanCount(st.FUSE.Handles)+" open", "", "")
 	if err := t.flush(); err != nil {
 		return err
 	}
+	fmt.Fprintf(a.out, "\nthe kernel holds %s inodes, %s files and directories are open\n", humanCount(st.FUSE.Nodes), humanCount(st.FUSE.Handles))
 	if len(st.Tree) == 0 {
 		return nil
 	}
@@ -91,7 +90,7 @@ func (a *app) printStats(st mount.Stats) error {
 	return t.flush()
 }
 
-func byCount(ops []fuse.OpStats) []fuse.OpStats {
+func byCount(ops []telemetry.OpSnapshot) []telemetry.OpSnapshot {
 	sort.Slice(ops, func(i, j int) bool { return ops[i].Count > ops[j].Count })
 	return ops
 }
@@ -214,17 +213,17 @@ func ratesOf(a, b mount.Stats) rates {
 	if seconds <= 0 {
 		return r
 	}
-	before := map[string]fuse.OpStats{}
-	for _, op := range a.FUSE.Ops {
+	before := map[string]telemetry.OpSnapshot{}
+	for _, op := range a.Ops {
 		before[op.Op] = op
 	}
 	var count, most uint64
 	var spent time.Duration
-	for _, op := range b.FUSE.Ops {
+	for _, op := range b.Ops {
 		old := before[op.Op]
 		n := op.Count - old.Count
 		count += n
-		spent += op.Time - old.Time
+		spent += op.Total - old.Total
 		r.Errors += float64(op.Errors-old.Errors) / seconds
 		switch op.Op {
 		case "read":

@@ -23,6 +23,8 @@ does the work.`,
 	},
 		a.volumeCreateCommand(), a.volumeListCommand(), a.volumeInfoCommand(), a.volumeDeleteCommand(),
 		a.volumeSetCommand(), a.volumeDfCommand(), a.volumeQuotaCommand(),
+		a.volumeFsckCommand(), a.volumeGCCommand(), a.volumeSnapshotCommand(), a.volumeCloneCommand(), a.volumeRestoreCommand(),
+		a.volumeDumpCommand(), a.volumeLoadCommand(),
 	)
 }
 
