@@ -179,6 +179,7 @@ func TestFlakyStore(t *testing.T) {
 		}, syscall.EIO, true},
 		"truncate": {func(p []byte, n int) (int, error) { return n / 2, io.ErrUnexpectedEOF }, syscall.EIO, true},
 		"empty":    {func(p []byte, n int) (int, error) { return 0, io.ErrUnexpectedEOF }, syscall.EIO, true},
+		"noticed":  {func(p []byte, n int) (int, error) { return 0, &object.Error{Op: "get", Err: object.ErrCorrupt} }, syscall.EIO, true},
 		"missing": {func(p []byte, n int) (int, error) { return 0, &object.Error{Op: "get", Err: object.ErrNotFound} },
 			syscall.EIO, false},
 		"down": {func(p []byte, n int) (int, error) { return 0, &object.Error{Op: "get", Err: object.ErrUnavailable} },

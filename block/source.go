@@ -3,6 +3,7 @@ package block
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"time"
 
@@ -42,6 +43,9 @@ func (o storeSource) read(ctx context.Context, p []byte, off int64) (int, error)
 	if err == nil || errors.Is(err, io.ErrUnexpectedEOF) {
 		s.speed.add(n, took)
 		return n, nil
+	}
+	if errors.Is(err, object.ErrCorrupt) { // the driver noticed before we could
+		err = fmt.Errorf("%w: %w", errDamaged, err)
 	}
 	return n, err
 }
