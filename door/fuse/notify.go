@@ -17,8 +17,10 @@ import (
 // changes. See the package comment for the rules that keep it from deadlocks.
 //
 // The watch function puts changes into a bounded queue; one goroutine, the
-// dispatcher, takes them out. Notifications that cannot block are sent by it
-// directly, the others by a few senders, for which it waits a moment only.
+// dispatcher, takes them out and never waits long: notifications that cannot block
+// it sends itself; names go to a few senders that it does without if they do not
+// get on; pages go to a set that a few droppers empty as fast as the kernel lets
+// them.
 type notifier struct {
 	door *door
 
@@ -27,43 +29,56 @@ type notifier struct {
 	overflow bool          // the queue was full: everything is to be dropped
 	wake     chan struct{} // capacity 1
 
-	senders chan func() // work that may block
+	senders chan func() // invalidations of names
+
+	pagesMu sync.Mutex
+	more    sync.Cond // pages or closed has changed
+	pages   map[uint64]span
+	closed  bool
 
 	sent, all atomic.Uint64
-	dead      atomic.Bool // the connection is gone
 }
 
+// span is a range of a file to be dropped; end -1 is the end of the file.
+type span struct{ off, end int64 }
+
 const (
-	notifyQueue   = 8192
-	notifySenders = 4
+	notifyQueue    = 8192
+	notifySenders  = 4
+	notifyDroppers = 4
 	// entryPatience is how long an entry's invalidation may wait for the
 	// directory's lock before the epoch is raised instead.
 	entryPatience = 5 * time.Millisecond
 )
 
 // start watches the tree until stop is closed.
-func (n *notifier) start(d *door, w vfs.Watchable, stop <-chan struct{}, workers *sync.WaitGroup) {
+func (n *notifier) start(w vfs.Watchable, stop <-chan struct{}, workers *sync.WaitGroup) {
 	n.wake = make(chan struct{}, 1)
 	n.senders = make(chan func())
+	n.pages = make(map[uint64]span)
+	n.more.L = &n.pagesMu
 	unwatch := w.Watch(n.add)
-	workers.Add(1)
-	go func() {
-		defer workers.Done()
-		var senders sync.WaitGroup
+	workers.Go(func() {
+		var helpers sync.WaitGroup
 		for range notifySenders {
-			senders.Add(1)
-			go func() {
-				defer senders.Done()
+			helpers.Go(func() {
 				for f := range n.senders {
 					f()
 				}
-			}()
+			})
+		}
+		for range notifyDroppers {
+			helpers.Go(n.dropPages)
 		}
 		n.dispatch(stop)
 		unwatch()
 		close(n.senders)
-		senders.Wait() // the connection is gone: none blocks any more
-	}()
+		n.pagesMu.Lock()
+		n.closed = true
+		n.pagesMu.Unlock()
+		n.more.Broadcast()
+		helpers.Wait() // the connection is gone: none blocks any more
+	})
 }
 
 // add is the watch function: it must not block.
@@ -116,9 +131,8 @@ func (n *notifier) handle(c *vfs.Change) {
 		if !d.nodes.known(uint64(c.Parent)) {
 			return
 		}
-		parent, name := uint64(c.Parent), c.Name
-		n.patiently(func() { n.entry(parent, name) }, n.epoch)
-		n.data(parent, 0, 0) // the listing, and the directory's times
+		n.name(uint64(c.Parent), c.Name)
+		n.data(uint64(c.Parent), 0, -1) // the listing, and the directory's times
 		if c.Ino != 0 && d.nodes.known(uint64(c.Ino)) {
 			n.attributes(uint64(c.Ino)) // link count
 		}
@@ -126,50 +140,80 @@ func (n *notifier) handle(c *vfs.Change) {
 		if d.nodes.known(uint64(c.Ino)) {
 			n.attributes(uint64(c.Ino))
 		}
-	case vfs.ChangeData, vfs.ChangeGone:
-		if !d.nodes.known(uint64(c.Ino)) {
-			return
+	case vfs.ChangeData:
+		if d.nodes.known(uint64(c.Ino)) {
+			end := int64(-1)
+			if c.Len >= 0 {
+				end = c.Off + c.Len
+			}
+			n.data(uint64(c.Ino), c.Off, end)
 		}
-		off, length := c.Off, c.Len
-		if c.Kind == vfs.ChangeGone {
-			off, length = 0, -1
+	case vfs.ChangeGone:
+		if d.nodes.known(uint64(c.Ino)) {
+			n.data(uint64(c.Ino), 0, -1)
 		}
-		n.data(uint64(c.Ino), off, max(length, 0))
 	}
 }
 
-// data drops attributes at once, and pages as soon as the kernel lets it.
-func (n *notifier) data(ino uint64, off, length int64) {
-	n.attributes(ino)
-	n.patiently(func() { n.inode(ino, off, length) }, nil)
-}
-
-// patiently runs f, which may block in the kernel, on a sender. When it has not
-// returned after entryPatience, or no sender is free so long, instead (if not nil)
-// makes its effect sure; f is done nevertheless, however late.
-func (n *notifier) patiently(f func(), instead func()) {
+// name makes the kernel forget a name. Where that does not get on, since a request
+// runs in the directory, it makes it look up all names anew instead.
+func (n *notifier) name(parent uint64, name string) {
 	timer := time.NewTimer(entryPatience)
 	defer timer.Stop()
 	done := make(chan struct{})
-	work := func() {
-		f()
-		close(done)
-	}
 	select {
-	case n.senders <- work:
+	case n.senders <- func() { n.entry(parent, name); close(done) }:
 	case <-timer.C:
-		if instead != nil {
-			instead() // needs no f after it
-			return
-		}
-		n.senders <- work // data must be dropped: wait for a sender
+		n.epoch()
 		return
 	}
 	select {
 	case <-done:
 	case <-timer.C:
-		if instead != nil {
-			instead()
+		n.epoch()
+	}
+}
+
+// data drops attributes at once, and pages as soon as the kernel lets it. The set
+// of pages to drop is bounded by the inodes that the kernel knows.
+func (n *notifier) data(ino uint64, off, end int64) {
+	n.attributes(ino)
+	n.pagesMu.Lock()
+	if s, ok := n.pages[ino]; ok {
+		off = min(off, s.off)
+		if s.end < 0 || end < 0 {
+			end = -1
+		} else {
+			end = max(end, s.end)
+		}
+	}
+	n.pages[ino] = span{off, end}
+	n.pagesMu.Unlock()
+	n.more.Signal()
+}
+
+// dropPages is the work of a dropper. An invalidation of pages waits while the
+// kernel reads one of them.
+func (n *notifier) dropPages() {
+	n.pagesMu.Lock()
+	defer n.pagesMu.Unlock()
+	for {
+		for len(n.pages) == 0 && !n.closed {
+			n.more.Wait()
+		}
+		if n.closed {
+			return
+		}
+		for ino, s := range n.pages { // any one
+			delete(n.pages, ino)
+			n.pagesMu.Unlock()
+			if s.end < 0 {
+				n.inode(ino, s.off, 0)
+			} else if s.end > s.off {
+				n.inode(ino, s.off, s.end-s.off)
+			}
+			n.pagesMu.Lock()
+			break
 		}
 	}
 }
@@ -178,10 +222,7 @@ func (n *notifier) patiently(f func(), instead func()) {
 func (n *notifier) dropAll() {
 	n.all.Add(1)
 	n.epoch()
-	n.door.nodes.inos(func(ino uint64) {
-		n.attributes(ino)
-		n.patiently(func() { n.inode(ino, 0, 0) }, nil)
-	})
+	n.door.nodes.inos(func(ino uint64) { n.data(ino, 0, -1) })
 }
 
 // attributesNow drops cached attributes from a request's goroutine, which is
@@ -219,7 +260,7 @@ func (n *notifier) epoch() {
 
 func (n *notifier) send(b []byte, code int32) {
 	binary.NativeEndian.PutUint32(b, uint32(len(b)))
-	binary.NativeEndian.PutUint32(b[4:], uint32(code))
+	binary.NativeEndian.PutUint32(b[4:], uint32(-code)) // go-fuse has the codes negative
 	for {
 		_, err := unix.Write(n.door.connFd, b)
 		switch err {
@@ -229,7 +270,7 @@ func (n *notifier) send(b []byte, code int32) {
 			continue
 		case unix.ENOENT, unix.ENOTDIR: // the kernel does not know it (any more)
 		case unix.ENODEV, unix.ENOTCONN, unix.EBADF:
-			n.dead.Store(true)
+			// it is gone
 		default:
 			n.door.complain("notify", syscall.Errno(err.(unix.Errno)))
 		}

@@ -116,7 +116,7 @@ func (s *Server) start(fd int) error {
 		close(s.stop)
 	}()
 	if w, ok := d.fs.(vfs.Watchable); ok {
-		d.notify.start(d, w, s.stop, &s.workers)
+		d.notify.start(w, s.stop, &s.workers)
 	}
 	if d.opts.MaxIdle > 0 {
 		s.workers.Add(1)
