@@ -164,6 +164,10 @@ func (t *txn) subtreeAtRest(dir vfs.Ino) (sum usageSum, err error) {
 // where its home is.
 func (v *view) subtree(dir vfs.Ino) (sum usageSum, err error) {
 	todo := []vfs.Ino{dir}
+	all, err := v.counter(keyCounter(counterInodes))
+	if err != nil {
+		return sum, err
+	}
 	var batch []listedName
 	for len(todo) > 0 {
 		at := todo[len(todo)-1]
@@ -190,7 +194,9 @@ func (v *view) subtree(dir vfs.Ino) (sum usageSum, err error) {
 					}
 				}
 				sum.bytes += n.usage()
-				sum.inodes++
+				if sum.inodes++; sum.inodes > 2*all+1000 { // a ring
+					return sum, corrupt("below directory %d is more than all inodes", dir)
+				}
 			}
 			if len(batch) < 1024 {
 				break

@@ -103,7 +103,10 @@ func (t *txn) historyMayChange() error {
 func (e *Engine) ListSnapshots(ctx context.Context) (list []Snapshot, err error) {
 	err = e.view(ctx, func(v *view) error {
 		list = list[:0]
-		return v.snapshots(func(s Snapshot) { list = append(list, s) })
+		return v.snapshots(func(s Snapshot) error {
+			list = append(list, s)
+			return nil
+		})
 	})
 	slices.SortFunc(list, func(a, b Snapshot) int { return cmp.Compare(a.stamp, b.stamp) })
 	return list, fail("list snapshots", "", err)
@@ -123,11 +126,11 @@ func (e *Engine) AtSnapshot(ctx context.Context, name string) (*Engine, error) {
 	return past, fail("show snapshot", name, err)
 }
 
-func (v *view) snapshots(fn func(Snapshot)) error {
+func (v *view) snapshots(fn func(Snapshot) error) error {
 	return v.r.Scan([]byte{kindSnapshot}, []byte{kindSnapshot + 1}, func(key, value []byte) (bool, error) {
 		s, err := decodeSnapshot(string(key[1:]), value)
 		if err == nil {
-			fn(s)
+			err = fn(s)
 		}
 		return true, err
 	})
@@ -135,7 +138,10 @@ func (v *view) snapshots(fn func(Snapshot)) error {
 
 // snapshotStamps returns the times of all snapshots, ascending.
 func (v *view) snapshotStamps() (stamps []uint64, err error) {
-	err = v.snapshots(func(s Snapshot) { stamps = append(stamps, s.stamp) })
+	err = v.snapshots(func(s Snapshot) error {
+		stamps = append(stamps, s.stamp)
+		return nil
+	})
 	slices.Sort(stamps)
 	return stamps, err
 }
