@@ -2,6 +2,7 @@ package fuse_test
 
 import (
 	"os"
+	"slices"
 	"syscall"
 	"testing"
 
@@ -27,11 +28,19 @@ func lacks(o fuse.Options, more map[vfstest.Feature]string) map[vfstest.Feature]
 	return more
 }
 
-// TestMounted runs the mounted suite in every mode.
+// some leaves out modes that others nearly cover, unless MASSIF_ALL_MODES is set.
+func some(t *testing.T, mode string, names ...string) {
+	if os.Getenv("MASSIF_ALL_MODES") == "" && !slices.Contains(names, mode) {
+		t.Skip("only with MASSIF_ALL_MODES=1")
+	}
+}
+
+// TestMounted runs the mounted suite in the modes.
 func TestMounted(t *testing.T) {
 	needFUSE(t)
 	for _, mode := range modes {
 		t.Run(mode.name, func(t *testing.T) {
+			some(t, mode.name, "passthrough", "stateless", "stateless-writeback")
 			vfstest.RunMounted(t, vfstest.Mounted{
 				Mount: func(t testing.TB) string {
 					o := mode.o
@@ -51,6 +60,7 @@ func TestThroughDoor(t *testing.T) {
 	needFUSE(t)
 	for _, mode := range modes {
 		t.Run(mode.name, func(t *testing.T) {
+			some(t, mode.name, "plain", "stateless")
 			vfstest.Run(t, vfstest.Factory{
 				New: func(t testing.TB) vfs.FS {
 					mnt, _, _ := mountLocal(t, mode.lo, mode.o)

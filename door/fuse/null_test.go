@@ -1,0 +1,335 @@
+package fuse
+
+import (
+	"context"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strconv"
+	"sync/atomic"
+	"syscall"
+	"testing"
+
+	gofuse "github.com/hanwen/go-fuse/v2/fuse"
+
+	"github.com/massif-fs/massif/vfs"
+)
+
+// nullFS does nothing as fast as possible: what a benchmark on it takes is the
+// kernel's and the door's. Names are decimal numbers, inode n+10 is named n; the
+// first made ones exist.
+type nullFS struct {
+	vfs.FS // what is not needed panics
+	policy vfs.Policy
+	files  int
+	made   atomic.Int64
+}
+
+func (n *nullFS) attr(ino vfs.Ino, out *vfs.Attr) {
+	*out = vfs.Attr{Ino: ino, Mode: syscall.S_IFREG | 0o666, Nlink: 1, Size: 1 << 30, BlockSize: 4096}
+	if ino == vfs.Root {
+		out.Mode, out.Size, out.Nlink = syscall.S_IFDIR|0o777, 0, 2
+	}
+}
+
+func (n *nullFS) Policy() vfs.Policy { return n.policy }
+
+func (n *nullFS) Lookup(ctx context.Context, c *vfs.Caller, parent vfs.Ino, name string, out *vfs.Attr) error {
+	k, err := strconv.Atoi(name)
+	if err != nil || k >= n.files {
+		return syscall.ENOENT
+	}
+	n.attr(vfs.Ino(k+10), out)
+	return nil
+}
+
+func (n *nullFS) GetAttr(ctx context.Context, c *vfs.Caller, ino vfs.Ino, out *vfs.Attr) error {
+	n.attr(ino, out)
+	return nil
+}
+
+func (n *nullFS) SetAttr(ctx context.Context, c *vfs.Caller, ino vfs.Ino, set *vfs.SetAttr, out *vfs.Attr) error {
+	n.attr(ino, out)
+	return nil
+}
+
+func (n *nullFS) Mknod(ctx context.Context, c *vfs.Caller, parent vfs.Ino, name string, mode, rdev uint32, out *vfs.Attr) error {
+	n.attr(vfs.Ino(1<<30+n.made.Add(1)), out)
+	return nil
+}
+
+func (n *nullFS) Create(ctx context.Context, c *vfs.Caller, parent vfs.Ino, name string, mode uint32, flags int, out *vfs.Attr) (vfs.File, error) {
+	return nullFile{}, n.Mknod(ctx, c, parent, name, mode, 0, out)
+}
+
+func (n *nullFS) Unlink(ctx context.Context, c *vfs.Caller, parent vfs.Ino, name string) error {
+	return nil
+}
+
+func (n *nullFS) Open(ctx context.Context, c *vfs.Caller, ino vfs.Ino, flags int) (vfs.File, error) {
+	return nullFile{}, nil
+}
+
+func (n *nullFS) OpenInode(ctx context.Context, ino vfs.Ino) (vfs.File, error) {
+	return nullFile{}, nil
+}
+
+func (n *nullFS) OpenDir(ctx context.Context, c *vfs.Caller, ino vfs.Ino) (vfs.Dir, error) {
+	return &nullDir{fs: n}, nil
+}
+
+func (n *nullFS) Pin(vfs.Ino)   {}
+func (n *nullFS) Unpin(vfs.Ino) {}
+
+type nullFile struct{ vfs.File }
+
+func (nullFile) ReadAt(ctx context.Context, p []byte, off int64) (int, error)  { return len(p), nil }
+func (nullFile) WriteAt(ctx context.Context, p []byte, off int64) (int, error) { return len(p), nil }
+func (nullFile) Flush(context.Context) error                                   { return nil }
+func (nullFile) Close() error                                                  { return nil }
+
+type nullDir struct {
+	fs *nullFS
+	e  vfs.DirEntry
+}
+
+func (d *nullDir) Read(ctx context.Context, cookie uint64, plus bool, emit func(*vfs.DirEntry) bool) error {
+	k := 0
+	if cookie > 0 {
+		k = int(cookie - 9)
+	}
+	for ; k < d.fs.files; k++ {
+		d.e = vfs.DirEntry{Name: strconv.Itoa(k), Ino: vfs.Ino(k + 10), Mode: syscall.S_IFREG, Cookie: uint64(k + 10)}
+		if plus {
+			d.e.HasAttr = true
+			d.fs.attr(d.e.Ino, &d.e.Attr)
+		}
+		if !emit(&d.e) {
+			return nil
+		}
+	}
+	return nil
+}
+
+func (d *nullDir) Sync(context.Context) error { return nil }
+func (d *nullDir) Close() error               { return nil }
+
+// nullDoor makes a door without a mount, to be called directly.
+func nullDoor(t testing.TB, stateless Tristate) *door {
+	t.Helper()
+	o, err := (&Options{Stateless: stateless, Passthrough: Off, Logger: slog.New(slog.NewTextHandler(io.Discard, nil))}).withDefaults()
+	if err != nil {
+		t.Fatal(err)
+	}
+	d, err := newDoor(&nullFS{files: 1000, policy: vfs.Policy{EntryValid: vfs.Forever, AttrValid: vfs.Forever, Exclusive: true, KeepCache: true}}, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return d
+}
+
+// TestNoAllocations: the common requests make no garbage in the door.
+func TestNoAllocations(t *testing.T) {
+	cancel := make(chan struct{})
+	buf := make([]byte, 1<<16)
+	for _, stateless := range []Tristate{Off, On} {
+		d := nullDoor(t, stateless)
+		header := gofuse.InHeader{NodeId: 10, Unique: 2}
+		var fh uint64
+		if stateless == Off {
+			var out gofuse.OpenOut
+			if code := d.Open(cancel, &gofuse.OpenIn{InHeader: header, Flags: syscall.O_RDWR}, &out); !code.Ok() {
+				t.Fatal(code)
+			}
+			fh = out.Fh
+		}
+		var entry gofuse.EntryOut
+		var attr gofuse.AttrOut
+		root := gofuse.InHeader{NodeId: 1}
+		getattr := gofuse.GetAttrIn{InHeader: header}
+		setattr := gofuse.SetAttrIn{SetAttrInCommon: gofuse.SetAttrInCommon{InHeader: header, Valid: gofuse.FATTR_MTIME}}
+		read := gofuse.ReadIn{InHeader: header, Fh: fh, Size: uint32(len(buf))}
+		write := gofuse.WriteIn{InHeader: header, Fh: fh, Size: uint32(len(buf)), WriteFlags: gofuse.WRITE_KILL_SUIDGID}
+		for name, f := range map[string]func(){
+			"lookup":  func() { d.Lookup(cancel, &root, "0", &entry) },
+			"absent":  func() { d.Lookup(cancel, &root, "none", &entry) },
+			"getattr": func() { d.GetAttr(cancel, &getattr, &attr) },
+			"setattr": func() { d.SetAttr(cancel, &setattr, &attr) },
+			"read": func() {
+				res, code := d.Read(cancel, &read, buf)
+				if !code.Ok() || res.Size() != len(buf) {
+					t.Fatal(code)
+				}
+				res.Done()
+			},
+			"write": func() {
+				if n, code := d.Write(cancel, &write, buf); !code.Ok() || int(n) != len(buf) {
+					t.Fatal(code)
+				}
+			},
+		} {
+			allowed := 0.0
+			if name == "absent" {
+				allowed = 2 // strconv's error
+			}
+			f()
+			if n := testing.AllocsPerRun(500, f); n > allowed+0.1 { // the pool may be emptied once
+				t.Errorf("stateless %v: %s makes %v allocations", stateless, name, n)
+			}
+		}
+	}
+}
+
+// mountNull mounts a nullFS for a benchmark.
+func mountNull(b *testing.B, p vfs.Policy, o Options) string {
+	b.Helper()
+	if os.Geteuid() != 0 {
+		b.Skip("needs root")
+	}
+	mnt := b.TempDir()
+	o.Logger = slog.New(slog.NewTextHandler(io.Discard, nil))
+	s, err := Mount(&nullFS{files: 2000, policy: p}, mnt, o)
+	if err != nil {
+		b.Skip(err)
+	}
+	b.Cleanup(func() {
+		if err := s.Unmount(); err != nil {
+			b.Error(err)
+			s.Abort()
+		}
+	})
+	return mnt
+}
+
+var benchModes = []struct {
+	name string
+	p    vfs.Policy
+	o    Options
+}{
+	{"uncached", vfs.Policy{}, Options{Passthrough: Off}},
+	{"stateful", vfs.Policy{EntryValid: vfs.Forever, AttrValid: vfs.Forever, KeepCache: true, Exclusive: true}, Options{Stateless: Off, Passthrough: Off}},
+	{"stateless", vfs.Policy{EntryValid: vfs.Forever, AttrValid: vfs.Forever, KeepCache: true, Exclusive: true}, Options{Stateless: On}},
+}
+
+func benchmark(b *testing.B, f func(b *testing.B, mnt string)) {
+	for _, m := range benchModes {
+		b.Run(m.name, func(b *testing.B) {
+			mnt := mountNull(b, m.p, m.o)
+			b.ResetTimer()
+			f(b, mnt)
+		})
+	}
+}
+
+func BenchmarkStat(b *testing.B) {
+	benchmark(b, func(b *testing.B, mnt string) {
+		p := filepath.Join(mnt, "7")
+		var st syscall.Stat_t
+		for b.Loop() {
+			if err := syscall.Stat(p, &st); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+}
+
+func BenchmarkOpenClose(b *testing.B) {
+	benchmark(b, func(b *testing.B, mnt string) {
+		p := filepath.Join(mnt, "7")
+		for b.Loop() {
+			fd, err := syscall.Open(p, syscall.O_RDWR, 0)
+			if err != nil {
+				b.Fatal(err)
+			}
+			syscall.Close(fd)
+		}
+	})
+}
+
+func BenchmarkCreateClose(b *testing.B) {
+	benchmark(b, func(b *testing.B, mnt string) {
+		i := 0
+		for b.Loop() {
+			i++
+			fd, err := syscall.Open(filepath.Join(mnt, "new"+strconv.Itoa(i)), syscall.O_CREAT|syscall.O_EXCL|syscall.O_WRONLY, 0o644)
+			if err != nil {
+				b.Fatal(err)
+			}
+			syscall.Close(fd)
+		}
+	})
+}
+
+// BenchmarkReadDir lists 2,000 entries.
+func BenchmarkReadDir(b *testing.B) {
+	benchmark(b, func(b *testing.B, mnt string) {
+		for b.Loop() {
+			l, err := os.ReadDir(mnt)
+			if err != nil || len(l) != 2000 {
+				b.Fatal(len(l), err)
+			}
+		}
+	})
+}
+
+// BenchmarkRead1M reads 1 MiB at a time past the page cache.
+func BenchmarkRead1M(b *testing.B) {
+	benchmark(b, func(b *testing.B, mnt string) {
+		fd, err := syscall.Open(filepath.Join(mnt, "7"), syscall.O_RDONLY|syscall.O_DIRECT, 0)
+		if err != nil {
+			b.Fatal(err)
+		}
+		defer syscall.Close(fd)
+		buf, err := syscall.Mmap(-1, 0, 1<<20, syscall.PROT_READ|syscall.PROT_WRITE, syscall.MAP_ANON|syscall.MAP_PRIVATE)
+		if err != nil {
+			b.Fatal(err)
+		}
+		defer syscall.Munmap(buf)
+		b.SetBytes(1 << 20)
+		for b.Loop() {
+			if n, err := syscall.Pread(fd, buf, 0); n != 1<<20 {
+				b.Fatal(n, err)
+			}
+		}
+	})
+}
+
+// BenchmarkHandlers calls the door without a kernel.
+func BenchmarkHandlers(b *testing.B) {
+	cancel := make(chan struct{})
+	d := nullDoor(b, On)
+	root, in := gofuse.InHeader{NodeId: 1}, gofuse.GetAttrIn{InHeader: gofuse.InHeader{NodeId: 10}}
+	read := gofuse.ReadIn{InHeader: gofuse.InHeader{NodeId: 10}, Size: 4096}
+	buf := make([]byte, 4096)
+	b.Run("getattr", func(b *testing.B) {
+		b.ReportAllocs()
+		var out gofuse.AttrOut
+		for b.Loop() {
+			d.GetAttr(cancel, &in, &out)
+		}
+	})
+	b.Run("lookup+forget", func(b *testing.B) {
+		b.ReportAllocs()
+		var out gofuse.EntryOut
+		for b.Loop() {
+			d.Lookup(cancel, &root, "0", &out)
+			d.Forget(10, 1)
+		}
+	})
+	b.Run("read", func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			res, _ := d.Read(cancel, &read, buf)
+			res.Done()
+		}
+	})
+	b.Run("readdirplus", func(b *testing.B) {
+		b.ReportAllocs()
+		big := make([]byte, 1<<17)
+		for b.Loop() {
+			out := gofuse.NewDirEntryList(big, 0)
+			d.ReadDirPlus(cancel, &gofuse.ReadIn{InHeader: root}, out)
+		}
+	})
+}

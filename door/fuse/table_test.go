@@ -1,0 +1,201 @@
+package fuse
+
+import (
+	"context"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+
+	gofuse "github.com/hanwen/go-fuse/v2/fuse"
+
+	"github.com/massif-fs/massif/vfs"
+)
+
+// pinChecker checks that Pin and Unpin alternate for each inode.
+type pinChecker struct {
+	t    *testing.T
+	mu   sync.Mutex
+	pins map[vfs.Ino]int
+}
+
+func (p *pinChecker) change(ino vfs.Ino, by int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.pins[ino] += by
+	if n := p.pins[ino]; n < 0 || n > 1 {
+		p.t.Errorf("inode %d is pinned %d times", ino, n)
+	}
+}
+
+func (p *pinChecker) Pin(ino vfs.Ino)   { p.change(ino, 1) }
+func (p *pinChecker) Unpin(ino vfs.Ino) { p.change(ino, -1) }
+
+// countedFile knows whether it is open.
+type countedFile struct {
+	nullFile
+	open   *atomic.Int64
+	closed atomic.Bool
+}
+
+func (f *countedFile) Close() error {
+	if f.closed.Swap(true) {
+		panic("closed twice")
+	}
+	f.open.Add(-1)
+	return nil
+}
+
+// TestNodeTable: learning, forgetting and using inodes from many goroutines.
+func TestNodeTable(t *testing.T) {
+	pins := &pinChecker{t: t, pins: map[vfs.Ino]int{}}
+	var open atomic.Int64
+	var table nodeTable
+	table.init(pins, 2*nodeShards, func(ctx context.Context, ino vfs.Ino) (vfs.File, error) {
+		if ino%7 == 0 {
+			return nil, syscall.EIO
+		}
+		open.Add(1)
+		return &countedFile{open: &open}, nil
+	})
+	const inos = 1000
+	var told [inos]atomic.Int64 // what the kernel has been told of and not forgotten
+	var wg sync.WaitGroup
+	for w := range 8 {
+		wg.Go(func() {
+			r := rand.New(rand.NewPCG(uint64(w), 1))
+			for range 20_000 {
+				ino := uint64(r.IntN(inos))
+				switch r.IntN(4) {
+				case 0, 1:
+					table.learn(ino)
+					told[ino].Add(1)
+				case 2:
+					if n := told[ino].Swap(0); n > 0 {
+						table.forget(ino, uint64(n))
+					}
+				default:
+					n, err := table.acquire(context.Background(), ino)
+					if err != nil {
+						if ino%7 != 0 {
+							t.Error(err)
+						}
+						continue
+					}
+					if n.file.(*countedFile).closed.Load() {
+						t.Error("a closed File is in use")
+					}
+					table.release(n)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if n := open.Load(); n > 3*nodeShards {
+		t.Errorf("%d Files are open", n)
+	}
+	for ino := range told {
+		if n := told[ino].Load(); n > 0 {
+			table.forget(uint64(ino), uint64(n)+5) // a kernel that knows of more
+		}
+	}
+	table.forgetAll()
+	for ino, n := range pins.pins {
+		if n != 0 {
+			t.Errorf("inode %d is still pinned", ino)
+		}
+	}
+	if open.Load() != 0 || table.count() != 0 || table.files.Load() != 0 {
+		t.Errorf("%d Files and %d nodes are left", open.Load(), table.count())
+	}
+}
+
+// TestHandlesOfPredecessor: a handle that another process has given works.
+func TestHandlesOfPredecessor(t *testing.T) {
+	cancel := make(chan struct{})
+	old, successor := nullDoor(t, Off), nullDoor(t, Off)
+	for successor.handles.epoch == old.handles.epoch {
+		successor.handles.init()
+	}
+	h := gofuse.InHeader{NodeId: 10}
+	var out gofuse.OpenOut
+	old.Open(cancel, &gofuse.OpenIn{InHeader: h, Flags: syscall.O_WRONLY | syscall.O_APPEND}, &out)
+	var dir gofuse.OpenOut
+	old.OpenDir(cancel, &gofuse.OpenIn{InHeader: gofuse.InHeader{NodeId: 1}}, &dir)
+
+	if n, code := successor.Write(cancel, &gofuse.WriteIn{InHeader: h, Fh: out.Fh}, []byte("x")); n != 1 || !code.Ok() {
+		t.Errorf("write: %d, %v", n, code)
+	}
+	list := gofuse.NewDirEntryList(make([]byte, 4096), 0)
+	if code := successor.ReadDir(cancel, &gofuse.ReadIn{InHeader: gofuse.InHeader{NodeId: 1}, Fh: dir.Fh}, list); !code.Ok() || len(list.Bytes()) == 0 {
+		t.Errorf("readdir: %v", code)
+	}
+	if n := successor.handles.count(); n != 2 {
+		t.Errorf("%d handles", n)
+	}
+	successor.Release(cancel, &gofuse.ReleaseIn{InHeader: h, Fh: out.Fh})
+	successor.ReleaseDir(&gofuse.ReleaseIn{InHeader: gofuse.InHeader{NodeId: 1}, Fh: dir.Fh})
+	if n := successor.handles.count(); n != 0 {
+		t.Errorf("%d handles after release", n)
+	}
+	// One that this process never gave is wrong.
+	if _, code := successor.Write(cancel, &gofuse.WriteIn{InHeader: h, Fh: successor.handles.epoch | 12345}, nil); code != gofuse.EBADF {
+		t.Errorf("write with a made-up handle: %v", code)
+	}
+}
+
+func TestHandleFlags(t *testing.T) {
+	for _, f := range []int{
+		syscall.O_RDONLY, syscall.O_WRONLY, syscall.O_RDWR, syscall.O_RDWR | syscall.O_APPEND, syscall.O_RDONLY | syscall.O_DIRECT,
+		syscall.O_WRONLY | syscall.O_SYNC, syscall.O_WRONLY | syscall.O_DSYNC | syscall.O_APPEND | syscall.O_DIRECT,
+	} {
+		if got := fhFlags(packFlags(uint32(f)) << fhFlagShift); got != f {
+			t.Errorf("flags %x became %x", f, got)
+		}
+		if packFlags(uint32(f))<<fhFlagShift&fhDirectory != 0 {
+			t.Errorf("flags %x look like a directory", f)
+		}
+	}
+}
+
+func FuzzMountinfo(f *testing.F) {
+	f.Add(`36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw,errors=continue`)
+	f.Add(`36 35 0:45 / /mnt/with\040space rw - fuse.massif massif rw`)
+	f.Add(`36 35 0:x / / rw`)
+	f.Add(`\134\1`)
+	f.Fuzz(func(t *testing.T, line string) {
+		_, point, ok := parseMountinfo(line)
+		if !ok && point != "" {
+			t.Error("a mount point without success")
+		}
+		if len(unescapeMountinfo(line)) > len(line) {
+			t.Error("unescaping made it longer")
+		}
+	})
+}
+
+func TestMountHelper(t *testing.T) {
+	if _, err := fusermount(); err != nil {
+		t.Skip(err)
+	}
+	o, err := (&Options{FsName: "with, comma", NoSuid: true}).withDefaults()
+	if err != nil {
+		t.Fatal(err)
+	}
+	mnt := t.TempDir()
+	fd, err := mountHelper(mnt, &o)
+	if err != nil {
+		t.Skipf("fusermount3 cannot mount here: %v", err)
+	}
+	defer syscall.Close(fd)
+	if _, ok, err := topMount(mnt); !ok || err != nil {
+		t.Errorf("not in mountinfo: %v", err)
+	}
+	if err := kernelUnmount(mnt, true); err != nil {
+		t.Error(err)
+	}
+	if _, ok, _ := topMount(mnt); ok {
+		t.Error("still mounted")
+	}
+}
