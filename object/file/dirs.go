@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/massif-fs/massif/internal/crashpoint"
-	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 )
 
@@ -32,9 +31,10 @@ type dir struct {
 	err  error         // why it could not be opened
 	open chan struct{} // closed when fd or err is set
 
-	refs   int           // guarded by dirs.mu, as elem is
-	elem   *list.Element // nil when it is no longer in the table
-	synced *syncRound    // the round d was added to last; guarded by syncer.mu
+	syncer syncer
+
+	refs int           // guarded by dirs.mu, as elem is
+	elem *list.Element // nil when it is no longer in the table
 }
 
 // acquire returns the directory at path, made if it is missing; its name in its
@@ -199,9 +199,11 @@ func (ds *dirs) closeAll() {
 	}
 }
 
-// syncer makes directories durable for many callers at once: whoever comes while
-// an fsync is running joins the next round, so that a hundred puts at once cost a
-// handful of journal commits, and a single one waits for nobody.
+// syncer makes one directory durable for many callers: whoever comes while an
+// fsync is running joins the next round, so that a hundred puts at once cost a
+// handful of fsyncs, and a single one waits for nobody. Directories do not wait
+// for one another: file systems put their fsyncs into common journal commits
+// better than we could (measured on ext4).
 type syncer struct {
 	turn sync.Mutex // held by the round that runs
 
@@ -210,57 +212,36 @@ type syncer struct {
 }
 
 type syncRound struct {
-	dirs []*dir
-	errs []error
+	err  error
 	done chan struct{}
 }
 
+// syncDir makes d's entries durable.
 func (s *Store) syncDir(d *dir) error {
 	if s.opts.NoSync {
 		return nil
 	}
-	g := &s.syncer
+	g := &d.syncer
 	g.mu.Lock()
-	lead := g.next == nil
-	if lead {
-		g.next = &syncRound{done: make(chan struct{})}
-	}
 	round := g.next
-	if d.synced != round {
-		d.synced = round
-		round.dirs = append(round.dirs, d)
+	lead := round == nil
+	if lead {
+		round = &syncRound{done: make(chan struct{})}
+		g.next = round
 	}
 	g.mu.Unlock()
-	if lead {
-		g.turn.Lock()
-		g.mu.Lock()
-		g.next = nil
-		g.mu.Unlock()
-		round.run()
-		g.turn.Unlock()
-		close(round.done)
+	if !lead {
+		<-round.done
+		return round.err
 	}
-	<-round.done
-	for i, other := range round.dirs {
-		if other == d {
-			return round.errs[i]
-		}
-	}
-	return nil // not reached: d is in its round
-}
-
-func (r *syncRound) run() {
-	r.errs = make([]error, len(r.dirs))
-	var group errgroup.Group
-	group.SetLimit(8) // at once: file systems share their commits and flushes
-	for i, d := range r.dirs[1:] {
-		group.Go(func() error {
-			r.errs[i+1] = d.fsync()
-			return nil
-		})
-	}
-	r.errs[0] = r.dirs[0].fsync()
-	_ = group.Wait() // the errors are in errs
+	g.turn.Lock()
+	g.mu.Lock()
+	g.next = nil // who comes now is too late for the fsync that begins
+	g.mu.Unlock()
+	round.err = d.fsync()
+	g.turn.Unlock()
+	close(round.done)
+	return round.err
 }
 
 func (d *dir) fsync() error {

@@ -23,7 +23,7 @@
 // object, and to the disk (fsync). Then it gets its name: by linkat(2), which
 // fails if the name is taken, and so decides between writers with IfAbsent; or,
 // when it replaces an object, by a name in .massif/tmp and rename(2). At last the
-// directory goes to the disk, by one fsync for all the puts that wait for it
+// directory goes to the disk, by one fsync for all the puts into it that wait
 // (syncer). A crash at any moment leaves nothing behind that a listing would show,
 // and at most a nameless file, which the file system removes itself. Where it
 // knows no O_TMPFILE the file is made in .massif/tmp, and Open removes those that
@@ -93,7 +93,6 @@ type Store struct {
 	files openFiles
 	locks keyLocks
 
-	syncer  syncer
 	walks   walks
 	unique  string        // begins the names of this store's temporary files
 	serial  atomic.Uint64 // of the temporary file made last
