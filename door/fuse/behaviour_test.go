@@ -119,6 +119,24 @@ func mountHook(t testing.TB, h *hookFS, o fuse.Options) (mnt, dir string, s *fus
 	return mnt, dir, s
 }
 
+// logBuffer keeps what was logged.
+type logBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *logBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *logBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
 var quiet = slog.New(slog.NewTextHandler(io.Discard, nil))
 
 // cached is a policy under which the kernel asks nothing twice.
@@ -175,7 +193,7 @@ func TestInterrupt(t *testing.T) {
 }
 
 func TestPanic(t *testing.T) {
-	var logged bytes.Buffer
+	var logged logBuffer
 	h := &hookFS{onNames: func(name string) {
 		if name == "panic" {
 			panic("as asked")
@@ -201,7 +219,7 @@ func TestPanic(t *testing.T) {
 
 // TestErrorIsLoggedOnce: an EIO reaches the program and, rarely, the log.
 func TestErrorIsLoggedOnce(t *testing.T) {
-	var logged bytes.Buffer
+	var logged logBuffer
 	h := &hookFS{onRead: func(context.Context) error {
 		return &vfs.Error{Op: "read", Name: "f", Err: errors.New("the disk is on fire")}
 	}}
@@ -544,6 +562,24 @@ func TestAbort(t *testing.T) {
 	}
 	if _, err := f.WriteAt([]byte("x"), 0); err == nil {
 		t.Error("a write after the abort went well")
+	}
+	if l, err := os.ReadDir(mnt); err != nil || len(l) != 0 {
+		t.Errorf("the mount point has %v, %v", l, err)
+	}
+}
+
+// TestAbortedBySomebodyElse: the dead mount is cleared away.
+func TestAbortedBySomebodyElse(t *testing.T) {
+	mnt, _, s := mountLocal(t, local.Options{}, fuse.Options{})
+	if err := fuse.AbortConnection(s); err != nil {
+		t.Skip(err)
+	}
+	s.Wait()
+	if err := s.Unmount(); err != nil {
+		t.Fatal(err)
+	}
+	if l, err := os.ReadDir(mnt); err != nil || len(l) != 0 {
+		t.Errorf("the mount point has %v, %v", l, err)
 	}
 }
 

@@ -202,7 +202,7 @@ func (s *Server) unmount(detach bool) error {
 	select {
 	case <-s.stop:
 		s.Wait()
-		return nil
+		return s.bury()
 	default:
 	}
 	top, ok, err := topMount(s.mountpoint)
@@ -223,6 +223,21 @@ func (s *Server) unmount(detach bool) error {
 	return nil
 }
 
+// bury removes the dead mount that is left when the connection was aborted. Numbers
+// of devices are used again, so that only its being dead tells that it is nobody
+// else's mount.
+func (s *Server) bury() error {
+	top, ok, err := topMount(s.mountpoint)
+	if err != nil || !ok || top != s.dev {
+		return err
+	}
+	var st unix.Statfs_t
+	if unix.Statfs(s.mountpoint, &st) != unix.ENOTCONN {
+		return nil
+	}
+	return kernelUnmount(s.mountpoint, true)
+}
+
 // Abort ends the mount without regard to its users: their calls fail with
 // ENOTCONN, data that the kernel had not written yet is lost. For emergencies,
 // after Unmount and Detach; as root only.
@@ -230,7 +245,7 @@ func (s *Server) Abort() error {
 	if err := abortConnection(s.mountpoint, s.dev); err != nil {
 		return fmt.Errorf("abort %s: %w", s.mountpoint, err)
 	}
-	return s.Detach()
+	return s.unmount(true)
 }
 
 // watchIdle unmounts when nothing has been asked for MaxIdle.
