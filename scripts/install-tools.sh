@@ -5,7 +5,7 @@
 # Safe to run again: a tool that is there in the wanted version costs nothing.
 # Prints the directory on standard output, everything else on standard error.
 #
-#   scripts/install-tools.sh            all tools
+#   scripts/install-tools.sh            all servers
 #   scripts/install-tools.sh versitygw  only those named
 set -eu
 

@@ -11,11 +11,13 @@ getfattr:attr
 setfacl:acl
 sqlite3:sqlite3
 fio:fio
+stress-ng:stress-ng
+git:git
 gcc:gcc
-prove:perl
 rsync:rsync
 tar:tar
-openssl:openssl
+bindfs:bindfs
+perl:perl
 "
 
 missing=
@@ -24,7 +26,7 @@ for entry in $wanted; do
 done
 # PostgreSQL keeps its server programs outside PATH.
 ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || missing="$missing postgresql"
-# The race detector and pjdfstest are C and need the C library's headers.
+# The race detector is C and needs headers.
 [ -e /usr/include/stdio.h ] || missing="$missing libc6-dev"
 
 if [ -n "$missing" ]; then

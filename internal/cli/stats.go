@@ -123,7 +123,7 @@ func flatRows(prefix string, v any) []flatRow {
 		}
 		return []flatRow{{prefix, figure(prefix, v)}}
 	case string:
-		if v == "" {
+		if v == "" || v == "0001-01-01T00:00:00Z" {
 			return nil
 		}
 		return []flatRow{{prefix, v}}
@@ -137,10 +137,13 @@ func flatRows(prefix string, v any) []flatRow {
 func figure(name string, v float64) string {
 	lower := strings.ToLower(name)
 	switch {
-	case strings.Contains(lower, "byte") || strings.HasSuffix(lower, "size") || strings.HasSuffix(lower, ".used") || strings.HasSuffix(lower, ".limit") || strings.HasSuffix(lower, ".reserve"):
-		return humanBytes(int64(v))
+	case strings.HasSuffix(lower, "_ns"):
+		return humanAgo(time.Duration(v))
 	case strings.HasSuffix(lower, "seconds"):
 		return humanAgo(time.Duration(v * float64(time.Second)))
+	case strings.Contains(lower, "byte"), strings.HasPrefix(lower, "memory."), strings.HasPrefix(lower, "usage.store"),
+		strings.HasSuffix(lower, "written"), strings.HasSuffix(lower, "limit") && !strings.Contains(lower, "inodes"):
+		return humanBytes(int64(v))
 	case v == float64(int64(v)):
 		return humanCount(int64(v))
 	}
