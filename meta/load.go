@@ -196,7 +196,7 @@ func (l *loader) begin(h *dumpHeader) error {
 	switch {
 	case h.Format.ChunkSize != size:
 		return vfs.WithErrno(syscall.EINVAL, errors.New("the block size of a volume cannot be changed"))
-	case h.NextIno < 2 || h.NextIno > int64(vfs.MaxIno)+1 || h.NextBlock < 1 || h.NextSession < 1 || h.Stamp < 0 || h.Since < 0 || h.Since > h.Stamp:
+	case h.NextIno < 2 || h.NextIno > int64(vfs.MaxIno)+1 || h.NextBlock < 1 || h.NextSession < 1 || h.Stamp < 0 || h.Since < 0:
 		return l.bad("a counter is impossible")
 	}
 	l.header = *h

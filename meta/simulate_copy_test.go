@@ -1,6 +1,7 @@
 package meta
 
 import (
+	"bytes"
 	"maps"
 	"slices"
 	"syscall"
@@ -8,6 +9,7 @@ import (
 
 	"pgregory.net/rapid"
 
+	"github.com/massif-fs/massif/kv/mem"
 	"github.com/massif-fs/massif/vfs"
 )
 
@@ -119,5 +121,37 @@ func (s *simulation) copied(from *world, src, parent vfs.Ino, name string, stats
 	if stats.Ino != top || stats.Inodes != int64(len(made)) {
 		s.Fatalf("the copy says %+v, should be %d inodes, %d", stats, len(made), top)
 	}
+	s.tock()
+}
+
+// dump dumps the volume and compares what is loaded from it.
+func (s *simulation) dump() {
+	s.tick()
+	history := rapid.Bool().Draw(s.T, "history")
+	var b bytes.Buffer
+	want, err := s.e.Dump(bg, &b, DumpOptions{History: history})
+	s.expect(err)
+	db := mem.New()
+	got, err := Load(bg, db, &b, LoadOptions{})
+	s.expect(err)
+	if got != want {
+		s.Fatalf("%+v were loaded, %+v dumped", got, want)
+	}
+	e, err := Open(bg, db, s.options)
+	s.expect(err)
+	sess, err := e.NewSession(bg, SessionInfo{})
+	s.expect(err)
+	if diff := s.w.named().differs(sess); diff != "" {
+		s.Fatalf("what was dumped and loaded differs: %s", diff)
+	}
+	for _, x := range s.shots {
+		if !history {
+			break
+		}
+		past, err := e.AtSnapshot(bg, x.name)
+		s.expect(err)
+		s.showsPast(past, x.w, "snapshot of a dump")
+	}
+	s.expect(e.Close())
 	s.tock()
 }

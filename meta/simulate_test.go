@@ -278,7 +278,7 @@ func (s *simulation) run() {
 		"copy range": often(s.copyRange), "compact": often(s.compact),
 		"quota": rarely(s.quota), "sync": rarely(s.sync), "reopen": rarely(s.reopen), "crash": rarely(s.crash), "past": rarely(s.past),
 		"time passes": rarely(s.pass), "maintain": rarely(s.maintain), "snapshot": often(s.snapshot), "settings": rarely(s.settings),
-		"clone": rarely(s.clone), "restore": rarely(s.restore),
+		"clone": rarely(s.clone), "restore": rarely(s.restore), "dump": rarely(s.dump),
 	})
 	s.cleanUp()
 	s.expect(s.e.Close())
