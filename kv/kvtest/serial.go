@@ -90,7 +90,7 @@ func testAdds(t *testing.T, db kv.DB) {
 func testAddsAndResets(t *testing.T, db kv.DB) {
 	addsAndResets(t, db, 8, 3, rounds(200))
 	update(t, db, func(tx kv.Txn) { tx.DeleteRange(nil, nil) })
-	addsAndResets(t, db, 2, 9, rounds(400))
+	addsAndResets(t, db, 2, 9, rounds(100))
 }
 
 func addsAndResets(t *testing.T, db kv.DB, workers, resetters, n int) {

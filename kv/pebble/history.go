@@ -10,8 +10,10 @@ import (
 const (
 	slotCount  = 1 << 16 // 512 KiB
 	ringSize   = 1 << 12
-	recordKeep = 4 << 10 // largest buffer of a record that is kept for reuse
-	recordMax  = 64 << 10
+	recordKeep = 1 << 10  // largest buffer of a record that is kept for reuse
+	recordMax  = 16 << 10 // largest record that is listed; only its bounds are kept above that
+	recordLean = 512      // the same while there are many large ones
+	ringBytes  = 4 << 20  // what is many: bytes of all records
 )
 
 // history remembers which keys recent commits wrote, to find out whether what
@@ -28,7 +30,8 @@ type history struct {
 	// lastRange is the last commit that deleted a range, which slots cannot say.
 	lastRange uint64
 	// ring holds the keys of the last ringSize commits, for scans.
-	ring [ringSize]record
+	ring  [ringSize]record
+	bytes atomic.Int64 // of the records in it
 }
 
 // record lists the keys and ranges one commit wrote.
@@ -56,8 +59,17 @@ func (h *history) end(t *txn, seq uint64) {
 		h.lastRange = seq
 	}
 	slot := &h.ring[seq%ringSize]
+	h.bytes.Add(int64(cap(t.record.buf)) - int64(cap(slot.buf)))
 	*slot, t.record = t.record, *slot
 	h.ended.Store(seq)
+}
+
+// recordLimit is how many bytes of keys the next record may have.
+func (h *history) recordLimit() int {
+	if h.bytes.Load() > ringBytes {
+		return recordLean
+	}
+	return recordMax
 }
 
 // valid reports whether nothing that t read was written since t began.
@@ -85,7 +97,7 @@ func (h *history) valid(t *txn) bool {
 				return false
 			}
 		}
-		if ranges && (r.ranges > 0 || r.coarse) {
+		if ranges && r.ranges > 0 {
 			for i := range t.reads {
 				if r.deletes(t.reads[i].key) {
 					return false
@@ -118,8 +130,9 @@ func (r *record) reset() {
 	*r = record{buf: buf}
 }
 
-// list fills r with the keys and ranges that t wrote.
-func (r *record) list(t *txn) {
+// list fills r with the keys and ranges that t wrote, unless they take more
+// than limit bytes.
+func (r *record) list(t *txn, limit int) {
 	r.reset()
 	n := 0
 	for i := range t.writes {
@@ -128,7 +141,7 @@ func (r *record) list(t *txn) {
 	for i := range t.ranges {
 		n += len(t.ranges[i].start) + len(t.ranges[i].end) + 6
 	}
-	r.coarse = n > recordMax
+	r.coarse = n > limit
 	r.points, r.ranges = len(t.writes), len(t.ranges)
 	if cap(r.buf) < n && !r.coarse {
 		r.buf = make([]byte, 0, max(n, 256))
@@ -204,7 +217,7 @@ func (r *record) touches(s span) bool {
 
 // deletes reports whether the commit deleted a range that contains key.
 func (r *record) deletes(key []byte) bool {
-	if bytes.Compare(key, r.min) < 0 || r.max != nil && bytes.Compare(key, r.max) > 0 {
+	if r.ranges == 0 || bytes.Compare(key, r.min) < 0 || r.max != nil && bytes.Compare(key, r.max) > 0 {
 		return false
 	}
 	if r.coarse {

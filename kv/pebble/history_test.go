@@ -38,7 +38,7 @@ func TestRecord(t *testing.T) {
 		}
 		var r record
 		for range rapid.IntRange(1, 2).Draw(rt, "uses") {
-			r.list(&tx)
+			r.list(&tx, recordMax)
 		}
 		probe := anySpan.Draw(rt, "probe")
 		touched := false
@@ -70,7 +70,7 @@ func TestCoarseRecord(t *testing.T) {
 		tx.touch(uint64(i), fmt.Appendf(nil, "k%06d", i*2))
 	}
 	var r record
-	r.list(&tx)
+	r.list(&tx, recordMax)
 	if !r.coarse || len(r.buf) > 100 {
 		t.Errorf("coarse: %v, %d bytes", r.coarse, len(r.buf))
 	}
@@ -78,8 +78,15 @@ func TestCoarseRecord(t *testing.T) {
 		if got := r.touches(span{[]byte(probe), []byte(probe + "\x00")}); got != want {
 			t.Errorf("touches(%s) is %v, want %v", probe, got, want)
 		}
+		if r.deletes([]byte(probe)) {
+			t.Errorf("deletes(%s), but no range was deleted", probe)
+		}
+	}
+	tx.ranges = []span{{start: []byte("k0"), end: []byte("k1")}}
+	r.list(&tx, recordMax)
+	for probe, want := range map[string]bool{"k000001": true, "k0": true, "a": false, "z": false} {
 		if got := r.deletes([]byte(probe)); got != want {
-			t.Errorf("deletes(%s) is %v, want %v", probe, got, want)
+			t.Errorf("with a range, deletes(%s) is %v, want %v", probe, got, want)
 		}
 	}
 }
@@ -91,7 +98,7 @@ func TestRingTooShort(t *testing.T) {
 	commit := func(hash uint64, key string) {
 		var tx txn
 		tx.touch(hash, []byte(key))
-		tx.prepareRecord()
+		tx.record.list(&tx, h.recordLimit())
 		h.end(&tx, h.begin())
 	}
 	commit(1, "a")
@@ -114,6 +121,26 @@ func TestRingTooShort(t *testing.T) {
 	commit(2, "x")
 	if h.valid(read) {
 		t.Error("a change was not seen")
+	}
+}
+
+// TestRingMemory: large commits do not make the ring grow without bound.
+func TestRingMemory(t *testing.T) {
+	h := new(history)
+	for i := range 3 * ringSize {
+		var tx txn
+		for j := range 500 {
+			tx.touch(uint64(j), fmt.Appendf(nil, "key %06d %06d", i, j))
+		}
+		tx.record.list(&tx, h.recordLimit())
+		h.end(&tx, h.begin())
+	}
+	total := 0
+	for i := range h.ring {
+		total += cap(h.ring[i].buf)
+	}
+	if total > ringBytes+ringSize*2*recordLean || int64(total) != h.bytes.Load() {
+		t.Errorf("%d bytes, counted as %d", total, h.bytes.Load())
 	}
 }
 

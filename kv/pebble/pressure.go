@@ -151,13 +151,25 @@ func (p *pressure) failure() error {
 	return p.err
 }
 
-// ended is called when a background job has ended.
-func (p *pressure) ended(err error) {
+// failed is called when a background job has failed and will be repeated.
+func (p *pressure) failed(err error) {
 	p.mu.Lock()
-	defer p.mu.Unlock()
 	p.err, p.errTill = err, time.Now().Add(errPause)
 	if isFull(err) {
 		p.low.CompareAndSwap(spaceFine, spaceLow)
+	}
+	p.mu.Unlock()
+	p.ended(err)
+}
+
+// ended is called when a background job has ended. An error here need not be a
+// failure: a flush may have found nothing to write, a merge may have been
+// cancelled. Failures are reported on their own.
+func (p *pressure) ended(err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if err == nil {
+		p.err = nil
 	}
 	p.changed.Store(true)
 	close(p.event)
@@ -175,7 +187,7 @@ func (db *DB) events() *pebble.EventListener {
 			if !db.disk.dead.Load() {
 				log(slog.LevelWarn, "background work failed, will be repeated", "error", err)
 			}
-			db.pressure.ended(err)
+			db.pressure.failed(err)
 		},
 		DataCorruption: func(info pebble.DataCorruptionInfo) {
 			log(slog.LevelError, "damaged file", "file", info.Path, "error", info.Details)

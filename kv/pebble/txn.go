@@ -417,4 +417,4 @@ func (t *txn) Add(key []byte, delta int64) {
 }
 
 // prepareRecord lists the writes for the history, outside of its mutex.
-func (t *txn) prepareRecord() { t.record.list(t) }
+func (t *txn) prepareRecord() { t.record.list(t, t.db.history.recordLimit()) }
