@@ -2,7 +2,6 @@ package block
 
 import (
 	"context"
-	"errors"
 	"sync"
 
 	"github.com/massif-fs/massif/cache"
@@ -30,6 +29,7 @@ type flight struct {
 
 	// below: written before done is closed, except waiters (under flights.mu)
 	err     error
+	gaveUp  bool            // the caller of the leader gave up: err says nothing about the store
 	frames  []*cache.Buffer // by frame-first; nil where memory was short
 	header  *header
 	waiters int
@@ -58,11 +58,11 @@ func (fs *flights) begin(id ID, first, last int) (f *flight, leader bool) {
 	return f, true
 }
 
-// end publishes the result. The flight owns the buffers in f.frames until the last
-// waiter has left.
-func (fs *flights) end(f *flight, err error) {
+// end publishes the result of a flight that was led with ctx. The flight owns the
+// buffers in f.frames until the last waiter has left.
+func (fs *flights) end(ctx context.Context, f *flight, err error) {
 	fs.mu.Lock()
-	f.err = err
+	f.err, f.gaveUp = err, ctx.Err() != nil
 	for i := f.first; i < f.last; i++ {
 		delete(fs.m, flightKey{f.id, i})
 	}
@@ -82,7 +82,7 @@ func (fs *flights) busy(id ID, frame int) bool {
 }
 
 // wait waits for the end of a joined flight. After an error it has been left. A
-// flight that was cancelled by its leader's caller is no error: frames is nil.
+// flight whose leader's caller gave up is no error, but may have no result.
 func (f *flight) wait(ctx context.Context, fs *flights) error {
 	select {
 	case <-f.done:
@@ -90,7 +90,7 @@ func (f *flight) wait(ctx context.Context, fs *flights) error {
 		f.leave(fs)
 		return context.Cause(ctx)
 	}
-	if f.err != nil && !errors.Is(f.err, context.Canceled) && !errors.Is(f.err, context.DeadlineExceeded) {
+	if f.err != nil && !f.gaveUp {
 		err := f.err
 		f.leave(fs)
 		return err
@@ -149,7 +149,7 @@ func (s *Store) shared(ctx context.Context, src source, h *header, i, last int, 
 		}
 		// The frame may have arrived since the caller looked.
 		if b := s.memory.Get(uint64(h.id), uint32(i)); b != nil {
-			s.flights.end(f, nil)
+			s.flights.end(ctx, f, nil)
 			n := copy(p, b.Bytes()[in:])
 			b.Release()
 			return n, nil
@@ -157,7 +157,7 @@ func (s *Store) shared(ctx context.Context, src source, h *header, i, last int, 
 		end := min(uint32(f.last)<<h.frameShift, h.size)
 		p = p[:min(len(p), int(end-off))]
 		err := s.fetch(ctx, src, h, i, f.last, p, off, f)
-		s.flights.end(f, err)
+		s.flights.end(ctx, f, err)
 		return len(p), err
 	}
 }

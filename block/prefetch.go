@@ -133,7 +133,7 @@ func (f *prefetcher) run(run prefetchRun) error {
 		}
 		err := s.fetch(ctx, src, h, i, fl.last, nil, uint32(i)<<h.frameShift, fl)
 		i = fl.last
-		s.flights.end(fl, err)
+		s.flights.end(ctx, fl, err)
 		if err != nil {
 			return err
 		}

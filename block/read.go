@@ -208,7 +208,7 @@ func (s *Store) first(ctx context.Context, src source, r Ref, p []byte, off, n u
 	}
 	defer func() {
 		f.header = h
-		s.flights.end(f, err)
+		s.flights.end(ctx, f, err)
 	}()
 	if h := s.headers.get(r); h != nil {
 		return h, false, nil

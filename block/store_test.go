@@ -492,6 +492,46 @@ func TestLeaderCancelled(t *testing.T) {
 	}
 }
 
+// TestTimeoutShared: when the store times out, those who wait for the same frame are
+// told, too, and do not try one after the other.
+func TestTimeoutShared(t *testing.T) {
+	ctx := context.Background()
+	f := &flaky{Store: mem.New()}
+	var reads atomic.Int64
+	gate := make(chan struct{})
+	f.kind = func([]byte, int) (int, error) {
+		reads.Add(1)
+		<-gate
+		return 0, &object.Error{Op: "get", Err: context.DeadlineExceeded}
+	}
+	s := open(t, asRemote{f}, nil)
+	if err := s.Put(ctx, 1, content(1, 0, 1<<20)); err != nil {
+		t.Fatal(err)
+	}
+	f.mode.Store(2)
+	var wg sync.WaitGroup
+	for range 30 {
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			if err := s.ReadAt(ctx, Ref{1, 1 << 20}, make([]byte, 4096), 0); vfs.ErrnoOf(err) != syscall.ETIMEDOUT {
+				t.Error(err)
+			}
+		}()
+	}
+	waitFor(t, func() bool {
+		s.flights.mu.Lock()
+		defer s.flights.mu.Unlock()
+		fl := s.flights.m[flightKey{1, 0}]
+		return fl != nil && fl.waiters == 29
+	})
+	close(gate)
+	wg.Wait()
+	if n := reads.Load(); n != 1 {
+		t.Errorf("%d requests", n)
+	}
+}
+
 func TestPrefetch(t *testing.T) {
 	ctx := context.Background()
 	objects := &counting{Store: mem.New()}

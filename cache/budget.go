@@ -20,7 +20,7 @@ var ErrTooLarge = errors.New("request is larger than its share of the memory lim
 // The invariant: sum over all shares of max(used, reserve) <= limit.
 type Budget struct {
 	limit    int64
-	pressure atomic.Int32 // number of waiting requests, readable without the lock
+	pressure atomic.Int32 // number of pressing requests (see recount), readable without the lock
 
 	mu        sync.Mutex
 	used      int64
@@ -122,7 +122,8 @@ func (b *Budget) Used() int64 {
 	return b.used
 }
 
-// Pressed tells whether somebody waits for memory.
+// Pressed tells whether somebody waits for memory that others hold. Requests that
+// only wait for their own share's limit do not press.
 func (b *Budget) Pressed() bool { return b.pressure.Load() > 0 }
 
 // ShareStats are the figures of one share, in bytes.
@@ -203,7 +204,7 @@ func (s *Share) Acquire(ctx context.Context, n int64) error {
 	w := &waiter{s: s, n: n, granted: make(chan struct{})}
 	el := b.waiters.PushBack(w)
 	s.waiting++
-	b.pressure.Add(1)
+	b.recount()
 	b.mu.Unlock()
 
 	b.Reclaim(s.rank)
@@ -220,7 +221,6 @@ func (s *Share) Acquire(ctx context.Context, n int64) error {
 	default:
 		b.waiters.Remove(el)
 		s.waiting--
-		b.pressure.Add(-1)
 	}
 	b.grant()
 	return context.Cause(ctx)
@@ -254,18 +254,25 @@ func (s *Share) TryAcquire(n int64) bool {
 
 // Release gives n bytes back.
 func (s *Share) Release(n int64) {
-	s.b.mu.Lock()
-	defer s.b.mu.Unlock()
+	b := s.b
+	b.mu.Lock()
 	s.give(n)
-	s.b.grant()
+	b.grant()
+	b.mu.Unlock()
+	if s.reclaim == nil && b.pressure.Load() > 0 {
+		// A request that waited for this share's limit may wait for elastic memory
+		// from now on.
+		b.Reclaim(s.rank)
+	}
 }
 
-// transfer moves n bytes from share s to share to if nobody has to wait for it.
+// transfer moves n bytes from share s to share to, if neither share to nor anybody
+// who presses has requests waiting.
 func (s *Share) transfer(to *Share, n int64) bool {
 	b := s.b
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if to.used+n > to.most() || b.waiters.Len() > 0 {
+	if to.used+n > to.most() || to.waiting > 0 || b.pressure.Load() > 0 {
 		return false
 	}
 	shrink := max(s.used, s.reserve) - max(s.used-n, s.reserve)
@@ -274,6 +281,7 @@ func (s *Share) transfer(to *Share, n int64) bool {
 	}
 	s.give(n)
 	to.take(n)
+	b.grant()
 	return true
 }
 
@@ -284,8 +292,9 @@ func (b *Budget) Reclaim(rank int) {
 	b.mu.Lock()
 	var want int64
 	for el := b.waiters.Front(); el != nil; el = el.Next() {
-		w := el.Value.(*waiter)
-		want += w.s.growth(w.n)
+		if w := el.Value.(*waiter); w.presses() {
+			want += w.s.growth(w.n)
+		}
 	}
 	need := want + b.committed - b.limit
 	b.mu.Unlock()
@@ -297,17 +306,25 @@ func (b *Budget) reclaim(rank int, need int64) {
 		return
 	}
 	b.mu.Lock()
-	var ask []func(int64) int64
+	var ask []func(int64) int64 // lowest rank first
 	for _, s := range b.shares {
-		if s.reclaim != nil && s.rank < rank && s.used > 0 {
+		if s.reclaim != nil && s.rank < rank {
 			ask = append(ask, s.reclaim)
 		}
 	}
 	b.mu.Unlock()
-	for _, f := range ask {
-		if need -= f(need); need <= 0 {
-			return
+	var moved int64
+	for i, f := range ask {
+		freed := f(need)
+		if i > 0 {
+			moved += freed
 		}
+		if need -= freed; need <= 0 {
+			break
+		}
+	}
+	if moved > 0 {
+		ask[0](moved) // freed buffers may be idle ones now
 	}
 }
 
@@ -327,16 +344,23 @@ func (b *Budget) ahead(s *Share, n int64) bool {
 	if s.waiting > 0 {
 		return true
 	}
-	if b.waiters.Len() == 0 || s.growth(n) == 0 {
-		return false
-	}
+	return b.pressure.Load() > 0 && s.growth(n) > 0
+}
+
+// presses tells whether the waiter's own share has room for it, so that it waits for
+// others.
+func (w *waiter) presses() bool { return w.s.used+w.n <= w.s.most() }
+
+// recount sets the number of pressing requests. It is called when a waiter or the
+// use of a share that has one changes.
+func (b *Budget) recount() {
+	n := int32(0)
 	for el := b.waiters.Front(); el != nil; el = el.Next() {
-		// A waiter that only waits for its own share's limit is in nobody's way.
-		if w := el.Value.(*waiter); w.s.used+w.n <= w.s.most() {
-			return true
+		if el.Value.(*waiter).presses() {
+			n++
 		}
 	}
-	return false
+	b.pressure.Store(n)
 }
 
 func (s *Share) take(n int64) {
@@ -364,6 +388,7 @@ func (s *Share) give(n int64) {
 // but one that waits only for its share's own limit keeps back nobody else.
 func (b *Budget) grant() {
 	if b.waiters.Len() == 0 {
+		b.pressure.Store(0)
 		return
 	}
 	var blocked map[*Share]bool
@@ -377,16 +402,16 @@ func (b *Budget) grant() {
 			s.take(w.n)
 			s.waiting--
 			b.waiters.Remove(el)
-			b.pressure.Add(-1)
 			close(w.granted)
 			continue
 		}
 		if blocked == nil {
 			blocked = make(map[*Share]bool)
 		}
-		if !blocked[s] && s.used+w.n <= s.most() {
+		if !blocked[s] && w.presses() {
 			common = true
 		}
 		blocked[s] = true
 	}
+	b.recount()
 }

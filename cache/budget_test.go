@@ -194,6 +194,67 @@ func TestBudgetElastic(t *testing.T) {
 	})
 }
 
+// TestBudgetOwnLimit: requests that wait for their share's own limit are served, even
+// if the cache takes all that is free in the meantime, and do not press it before.
+func TestBudgetOwnLimit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := NewBudget(4 << 20)
+		bufs, err := NewBuffers(b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		m, err := NewMemory(bufs, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		x := share(t, b, "x", 0, 2<<20)
+		fill := func() {
+			for i := uint32(0); ; i++ {
+				if b.Used() > b.Limit()-64<<10 {
+					return
+				}
+				c := m.Alloc(64 << 10)
+				if c == nil {
+					t.Fatal("the cache is pressed")
+				}
+				m.Insert(uint64(i)+uint64(b.Used())<<20, i, c)
+				c.Release()
+			}
+		}
+		ctx := context.Background()
+		first, err := bufs.GetAll(ctx, x, 1<<20, 1<<20)
+		if err != nil {
+			t.Fatal(err)
+		}
+		fill()
+		got := make(chan *Buffer)
+		go func() {
+			c, err := bufs.Get(ctx, x, 2<<20)
+			if err != nil {
+				t.Error(err)
+			}
+			got <- c
+		}()
+		synctest.Wait()
+		if b.Pressed() {
+			t.Error("a request that its own share keeps back presses others")
+		}
+		for _, c := range first {
+			c.Release()
+			fill()
+		}
+		(<-got).Release()
+		if !x.TryAcquire(2 << 20) { // pushes the cache away without waiting
+			t.Error("TryAcquire does not reclaim")
+		}
+		x.Release(2 << 20)
+		m.Close()
+		if err := bufs.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 // TestBudgetHammer: many takers in all ways; the limit holds at all times, and
 // everybody gets something.
 func TestBudgetHammer(t *testing.T) {

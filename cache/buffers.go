@@ -371,6 +371,9 @@ func (b *Buffer) free() {
 	poison(b.mem)
 	if s.transfer(p.idle, size) {
 		p.pushWarm(b)
+		if s.reclaim == nil && p.budget.Pressed() { // the transfer let somebody's own share have room
+			p.budget.Reclaim(p.idle.rank + 1)
+		}
 		return
 	}
 	p.cool(b)
