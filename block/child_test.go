@@ -12,6 +12,7 @@ import (
 
 	"github.com/massif-fs/massif/cache"
 	"github.com/massif-fs/massif/object"
+	"github.com/massif-fs/massif/object/file"
 	"github.com/massif-fs/massif/object/mem"
 )
 
@@ -25,6 +26,13 @@ func runChild() bool {
 	if dir == "" {
 		return false
 	}
+	var objects object.Store = downStore{mem.New()}
+	if name := os.Getenv(childEnv + "_STORE"); name != "" {
+		var err error
+		if objects, err = file.Open(name, file.Options{Create: true, NoSync: true}); err != nil {
+			panic(err)
+		}
+	}
 	first, _ := strconv.Atoi(os.Getenv(childEnv + "_FIRST"))
 	budget := cache.NewBudget(64 << 20)
 	bufs, err := cache.NewBuffers(budget)
@@ -35,8 +43,8 @@ func runChild() bool {
 	if err != nil {
 		panic(err)
 	}
-	s, err := New(context.Background(), Config{Store: downStore{mem.New()}, Compression: LZ4, Budget: budget, Buffers: bufs, Memory: memory,
-		Stage: &StageConfig{Dir: dir}, Logger: slog.New(slog.NewTextHandler(io.Discard, nil))})
+	s, err := New(context.Background(), Config{Store: objects, Compression: LZ4, Budget: budget, Buffers: bufs, Memory: memory,
+		Stage: &StageConfig{Dir: dir, MaxBytes: 32 << 20}, Logger: slog.New(slog.NewTextHandler(io.Discard, nil))})
 	if err != nil {
 		panic(err)
 	}

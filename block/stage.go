@@ -12,6 +12,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/massif-fs/massif/internal/crashpoint"
 	"golang.org/x/sys/unix"
 )
 
@@ -318,6 +319,7 @@ func (g *stage) sweep(seg *segment) {
 	delete(g.segments, seg.num)
 	// Its blocks are in the store: a segment that comes back after a crash is
 	// uploaded again, which changes nothing.
+	crashpoint.Hit("stage.sweep.before")
 	if err := os.Remove(seg.file.Name()); err != nil && !errors.Is(err, os.ErrNotExist) {
 		g.log.Warn("write-back stage: a segment cannot be removed", "error", err)
 	}

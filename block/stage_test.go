@@ -18,7 +18,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/massif-fs/massif/internal/crashpoint"
 	"github.com/massif-fs/massif/object"
+	"github.com/massif-fs/massif/object/file"
 	"github.com/massif-fs/massif/object/mem"
 	"github.com/massif-fs/massif/vfs"
 	"golang.org/x/sys/unix"
@@ -344,52 +346,71 @@ func TestStageOtherVolume(t *testing.T) {
 	}
 }
 
-// TestStageKill kills a process that stages blocks, again and again, and looks
-// whether all that it acknowledged is there.
+// TestStageKill kills a process that stages blocks, at random and between the steps
+// that make something durable, with a store that is down and with one that works,
+// and looks whether all that it acknowledged is there.
 func TestStageKill(t *testing.T) {
-	kills := 20
+	points := []string{"", "stage.segment.create", "stage.write.after", "stage.sync.after", "stage.upload.after", "stage.note.after", "stage.sweep.before"}
+	rounds := 3
 	if testing.Short() {
-		kills = 4
+		rounds = 1
 	}
-	dir := t.TempDir()
+	dir, store := t.TempDir(), t.TempDir()
 	rnd := rand.New(rand.NewPCG(uint64(os.Getpid()), 1))
 	acked := map[ID]bool{}
-	next := 1
-	objects := mem.New()
-	for kill := range kills {
-		cmd := exec.Command(os.Args[0])
-		cmd.Env = append(os.Environ(), childEnv+"="+dir, fmt.Sprintf("%s_FIRST=%d", childEnv, next))
-		cmd.Stderr = os.Stderr
-		out, err := cmd.StdoutPipe()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := cmd.Start(); err != nil {
-			t.Fatal(err)
-		}
-		after := 1 + rnd.IntN(60) // acknowledgements
-		lines := bufio.NewScanner(out)
-		for i := 0; lines.Scan(); i++ {
-			id, err := strconv.Atoi(lines.Text())
+	next, kills := 1, 0
+	for round := range rounds {
+		for _, point := range points {
+			if round == 0 && (point == "stage.upload.after" || point == "stage.sweep.before") {
+				continue // the store is down
+			}
+			cmd := exec.Command(os.Args[0])
+			cmd.Env = append(os.Environ(), childEnv+"="+dir, fmt.Sprintf("%s_FIRST=%d", childEnv, next))
+			if round > 0 {
+				cmd.Env = append(cmd.Env, childEnv+"_STORE="+store)
+			}
+			after := 1 + rnd.IntN(60) // acknowledgements
+			if point != "" {
+				hit := 1
+				if point != "stage.segment.create" && point != "stage.sweep.before" {
+					hit += rnd.IntN(10)
+				}
+				cmd.Env = append(cmd.Env, fmt.Sprintf("%s=%s:%d", crashpoint.EnvAt, point, hit))
+				after = 60
+			}
+			cmd.Stderr = os.Stderr
+			out, err := cmd.StdoutPipe()
 			if err != nil {
 				t.Fatal(err)
 			}
-			acked[ID(id)] = true
-			next = max(next, id+1)
-			if i == after {
-				cmd.Process.Kill()
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
 			}
+			lines := bufio.NewScanner(out)
+			for i := 0; lines.Scan(); i++ {
+				id, err := strconv.Atoi(lines.Text())
+				if err != nil {
+					t.Fatal(err)
+				}
+				acked[ID(id)] = true
+				next = max(next, id+1)
+				if i >= after {
+					cmd.Process.Kill()
+				}
+			}
+			cmd.Wait()
+			kills++
+			next += 10 // what was in progress
 		}
-		cmd.Wait()
-		next += 10 // what was in progress
-		if kill%5 != 4 {
-			continue
+		objects, err := file.Open(store, file.Options{Create: true, NoSync: true})
+		if err != nil {
+			t.Fatal(err)
 		}
 		s := open(t, objects, func(c *Config) { c.Volume = [16]byte{}; c.Stage = &StageConfig{Dir: dir} })
 		for id := range acked {
 			mustRead(t, s, id, childBlock(id))
 		}
-		if kill == kills-1 {
+		if round == rounds-1 {
 			drain(t, s)
 			for id := range acked {
 				mustRead(t, s, id, childBlock(id))
@@ -399,6 +420,9 @@ func TestStageKill(t *testing.T) {
 			t.Errorf("%+v", q)
 		}
 		s.shut(t)
+		if err := objects.Close(); err != nil {
+			t.Error(err)
+		}
 		if t.Failed() {
 			return
 		}

@@ -10,6 +10,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/massif-fs/massif/internal/crashpoint"
 	"github.com/zeebo/xxh3"
 	"golang.org/x/sys/unix"
 )
@@ -170,6 +171,7 @@ func (g *stage) commit(batch []*stageRequest, notes []note) {
 				continue
 			}
 			written, reqs = append(written, e), append(reqs, req)
+			crashpoint.Hit("stage.write.after")
 		}
 		if len(written) == 0 {
 			if seg != nil {
@@ -183,6 +185,7 @@ func (g *stage) commit(batch []*stageRequest, notes []note) {
 			g.abandon(seg, reqs, &os.PathError{Op: "fdatasync", Path: seg.file.Name(), Err: err})
 			continue
 		}
+		crashpoint.Hit("stage.sync.after")
 		g.mu.Lock()
 		seg.durab, seg.busy = seg.size, false
 		for _, e := range written {
@@ -254,6 +257,7 @@ func (g *stage) openSegment() (*segment, error) {
 		return nil, err
 	}
 	head := g.segmentHead(num)
+	crashpoint.Hit("stage.segment.create")
 	if _, err = f.Write(head); err == nil {
 		if err = f.Sync(); err == nil {
 			err = syncDir(g.dir)
@@ -363,6 +367,7 @@ func (g *stage) writeNotes(seg *segment, notes []note) {
 		}
 		return
 	}
+	crashpoint.Hit("stage.note.after")
 	seg.size += int64(len(p))
 	g.mu.Lock()
 	g.used += int64(len(p))

@@ -8,6 +8,8 @@ import (
 	"os"
 	"path/filepath"
 	"time"
+
+	"github.com/massif-fs/massif/internal/crashpoint"
 )
 
 const (
@@ -103,6 +105,7 @@ func (g *stage) uploadOne(e *staged) {
 	if err == nil {
 		body := io.NewSectionReader(e.seg.file, e.off, e.length)
 		err = g.s.upload(g.ctx, e.id, body, e.length)
+		crashpoint.Hit("stage.upload.after")
 	}
 	if bad {
 		err = errors.Join(err, g.setAside(e))

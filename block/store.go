@@ -13,6 +13,7 @@ import (
 	"syscall"
 
 	"github.com/massif-fs/massif/cache"
+	"github.com/massif-fs/massif/internal/crashpoint"
 	"github.com/massif-fs/massif/object"
 	"github.com/massif-fs/massif/vfs"
 )
@@ -239,7 +240,9 @@ func (s *Store) Put(ctx context.Context, id ID, data ...[]byte) error {
 	if s.stage != nil {
 		err = s.stage.put(ctx, id, e.h, e.body, room)
 	} else {
+		crashpoint.Hit("block.put.before")
 		err = s.upload(ctx, id, e.body, e.body.Size())
+		crashpoint.Hit("block.put.after")
 	}
 	if err != nil {
 		return fail("write", id, err)
