@@ -5,6 +5,27 @@ import (
 	"io"
 )
 
+// MemoryBody is a body that lies in memory, as bytes.Reader and strings.Reader do:
+// it can be read again from any place, reading it takes no time and does not fail.
+// Drivers send such bodies as they are, and wrappers hand them on unwrapped.
+type MemoryBody interface {
+	io.ReadSeeker
+	io.WriterTo
+	Len() int // bytes left
+}
+
+// CheckLength returns the error of a MemoryBody that has not exactly size bytes
+// left: io.ErrUnexpectedEOF or ErrInvalid. A negative size fits every body.
+func CheckLength(body MemoryBody, size int64) error {
+	switch have := int64(body.Len()); {
+	case size < 0 || have == size:
+		return nil
+	case have < size:
+		return fmt.Errorf("body ends %d bytes before the %d announced: %w", size-have, size, io.ErrUnexpectedEOF)
+	}
+	return fmt.Errorf("%w: body is longer than the %d bytes announced", ErrInvalid, size)
+}
+
 // Sized returns a reader of exactly size bytes of r: an r that ends early gives
 // io.ErrUnexpectedEOF in place of io.EOF, an r that goes on gives ErrInvalid. A
 // negative size returns r as it is. Drivers put it around the body of Put, so

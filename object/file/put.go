@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"path"
 	"sync"
 	"time"
@@ -116,7 +117,8 @@ func (s *Store) create(ctx context.Context, key string, opts *object.PutOptions,
 // tempFile is a file on its way to become an object.
 type tempFile struct {
 	s    *Store
-	fd   int
+	f    *os.File
+	fd   int    // of f
 	name string // in .massif/tmp; "" while the file is nameless
 	size int64  // written so far
 
@@ -148,12 +150,13 @@ func (s *Store) newTemp(d *dir) (*tempFile, error) {
 	if err != nil {
 		return nil, err
 	}
+	w.f = os.NewFile(uintptr(w.fd), "object")
 	return w, nil
 }
 
 // close drops the file, unless it was published.
 func (w *tempFile) close() {
-	unix.Close(w.fd)
+	_ = w.f.Close() // what matters was said by fsync
 	if w.name != "" {
 		_ = unix.Unlinkat(w.s.temp.fd, w.name, 0) // else Open removes it one day
 	}
@@ -164,6 +167,8 @@ const (
 	// writeBehind is how much of a long body may wait in the page cache before the
 	// disk is set to work, so that the fsync at the end finds little to do.
 	writeBehind = 8 << 20
+	// maxAtOnce bounds what is written without a look at the context.
+	maxAtOnce = 64 << 20
 )
 
 var copyBuffers = sync.Pool{New: func() any { b := make([]byte, copyBuffer); return &b }}
@@ -171,8 +176,13 @@ var copyBuffers = sync.Pool{New: func() any { b := make([]byte, copyBuffer); ret
 // readFrom writes the body, which must have size bytes unless size is negative.
 func (w *tempFile) readFrom(ctx context.Context, body io.Reader, size int64) error {
 	out := &bodyWriter{w: w, ctx: ctx, left: size, sized: size >= 0, size: size}
+	if m, ok := body.(object.MemoryBody); ok && m.Len() <= maxAtOnce {
+		if err := object.CheckLength(m, size); err != nil {
+			return err
+		}
+		return w.writeMemory(m)
+	}
 	if from, ok := body.(io.WriterTo); ok {
-		// A body in memory goes to the file in one write, without a copy.
 		if _, err := from.WriteTo(out); err != nil {
 			return err
 		}
@@ -188,6 +198,18 @@ func (w *tempFile) readFrom(ctx context.Context, body io.Reader, size int64) err
 }
 
 type readerOnly struct{ io.Reader }
+
+// writeMemory writes a body in memory, which gives itself to an *os.File without a
+// copy and in as few calls as it can.
+func (w *tempFile) writeMemory(m object.MemoryBody) error {
+	want := int64(m.Len())
+	n, err := m.WriteTo(w.f)
+	w.size += n
+	if err == nil && n != want {
+		err = io.ErrShortWrite
+	}
+	return err
+}
 
 // bodyWriter writes a body of a given size and not one byte more.
 type bodyWriter struct {

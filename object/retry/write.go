@@ -37,7 +37,7 @@ func (r *replay) next(try int) (io.Reader, error) {
 			return nil, fmt.Errorf("%w: body cannot be sent again: %w", object.ErrInvalid, err)
 		}
 	}
-	if _, ok := r.body.(*bytes.Reader); ok {
+	if _, ok := r.body.(object.MemoryBody); ok {
 		return r.body, nil // drivers send it without a copy, and it has no errors
 	}
 	return (*watched)(r), nil

@@ -1,6 +1,7 @@
 package s3
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -102,15 +103,8 @@ func (u *upload) PutPart(ctx context.Context, n int, body io.Reader, size int64)
 	if err := ctx.Err(); err != nil {
 		return fail(err)
 	}
-	if r, ok := inMemory(body); ok {
-		if err := checkLength(int64(r.Len()), size); err != nil {
-			return fail(err)
-		}
-		p, err := borrow(r)
-		if err != nil {
-			return fail(err)
-		}
-		return u.putBytes(ctx, n, p)
+	if m, ok := body.(object.MemoryBody); ok {
+		return u.putMemory(ctx, n, m, size)
 	}
 	if size > u.s.cfg.PartSize*int64(u.s.cfg.Concurrency) {
 		return u.putReader(ctx, n, object.Sized(body, size), size)
@@ -128,7 +122,7 @@ func (u *upload) PutPart(ctx context.Context, n int, body io.Reader, size int64)
 	if err != nil {
 		return fail(err)
 	}
-	return u.putBytes(ctx, n, b.p)
+	return u.putMemory(ctx, n, bytes.NewReader(b.p), -1)
 }
 
 func (u *upload) partInput(n int, body io.Reader, size int64) *s3.UploadPartInput {
@@ -142,21 +136,24 @@ func (u *upload) partInput(n int, body io.Reader, size int64) *s3.UploadPartInpu
 	}
 }
 
-func (u *upload) putBytes(ctx context.Context, n int, p []byte) (object.Part, error) {
+func (u *upload) putMemory(ctx context.Context, n int, m object.MemoryBody, size int64) (object.Part, error) {
+	p, err := newPayload(m, size, u.kind)
+	if err != nil {
+		return object.Part{}, &object.Error{Op: "put part", Key: u.key, Err: err}
+	}
 	w := watch(ctx, u.s.cfg.StallTimeout)
 	defer w.end()
 	body := w.send(p)
 	defer body.stop()
-	in := u.partInput(n, body, int64(len(p)))
-	sum := checksum(u.kind, p)
+	in := u.partInput(n, body, p.size)
 	switch u.kind {
 	case CRC32C:
-		in.ChecksumCRC32C = sum
+		in.ChecksumCRC32C = p.sum
 	case CRC64NVME:
-		in.ChecksumCRC64NVME = sum
+		in.ChecksumCRC64NVME = p.sum
 	}
 	out, err := u.s.client.UploadPart(w.ctx, in, u.s.bodyOptions)
-	return u.sent(w, n, int64(len(p)), out, sum, err)
+	return u.sent(w, n, p.size, out, p.sum, err)
 }
 
 // putReader sends a part too long for the buffers as it comes: without a checksum

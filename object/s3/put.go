@@ -4,9 +4,8 @@ import (
 	"bytes"
 	"context"
 	"encoding/base64"
-	"encoding/binary"
 	"errors"
-	"fmt"
+	"hash"
 	"hash/crc32"
 	"hash/crc64"
 	"io"
@@ -32,49 +31,64 @@ func (s *Store) Put(ctx context.Context, key string, body io.Reader, size int64,
 	if err := s.checkPut(opts); err != nil {
 		return object.Info{}, &object.Error{Op: op, Key: key, Err: err}
 	}
-	if r, ok := inMemory(body); ok && size >= 0 && size <= 2*s.cfg.PartSize {
-		if err := checkLength(int64(r.Len()), size); err != nil {
-			return object.Info{}, &object.Error{Op: op, Key: key, Err: err}
-		}
-		p, err := borrow(r)
+	if m, ok := body.(object.MemoryBody); ok && size <= 2*s.cfg.PartSize && int64(m.Len()) <= 2*s.cfg.PartSize {
+		p, err := newPayload(m, size, s.cfg.Checksum)
 		if err != nil {
 			return object.Info{}, &object.Error{Op: op, Key: key, Err: err}
 		}
-		return s.putBytes(ctx, key, p, opts)
+		return s.putPayload(ctx, key, p, opts)
 	}
 	return s.putStream(ctx, key, object.Sized(body, size), size, opts)
 }
 
-func checkLength(have, size int64) error {
-	switch {
-	case have < size:
-		return fmt.Errorf("body ends %d bytes before the %d announced: %w", size-have, size, io.ErrUnexpectedEOF)
-	case have > size:
-		return invalid("body is longer than the %d bytes announced", size)
+// payload is the body of a request, in memory. It can be sent several times, one
+// after the other.
+type payload struct {
+	r     io.ReadSeeker
+	start int64 // of the body in r
+	size  int64
+	sum   *string // its checksum as S3 writes it, nil for none
+}
+
+func newPayload(m object.MemoryBody, size int64, kind Checksum) (*payload, error) {
+	if err := object.CheckLength(m, size); err != nil {
+		return nil, err
 	}
-	return nil
-}
-
-// borrow returns the bytes that r has left, without copying them: a WriterTo
-// hands them over in one Write.
-func borrow(r *bytes.Reader) ([]byte, error) {
-	var b borrower
-	_, err := r.WriteTo(&b)
-	return b.p, err
-}
-
-type borrower struct{ p []byte }
-
-func (b *borrower) Write(p []byte) (int, error) {
-	if b.p != nil {
-		return 0, errors.New("bytes.Reader gives its content in pieces")
+	start, err := m.Seek(0, io.SeekCurrent)
+	if err != nil {
+		return nil, err
 	}
-	b.p = p
-	return len(p), nil
+	p := &payload{r: m, start: start, size: int64(m.Len())}
+	if kind != NoChecksum {
+		h := newHash(kind)
+		if _, err := m.WriteTo(h); err != nil {
+			return nil, err
+		}
+		sum := base64.StdEncoding.EncodeToString(h.Sum(nil)) // of the big-endian value
+		p.sum = &sum
+	}
+	return p, p.rewind()
 }
 
-// putBytes puts the object in one request.
-func (s *Store) putBytes(ctx context.Context, key string, p []byte, opts *object.PutOptions) (object.Info, error) {
+func (p *payload) rewind() error {
+	_, err := p.r.Seek(p.start, io.SeekStart)
+	return err
+}
+
+var (
+	castagnoli = crc32.MakeTable(crc32.Castagnoli)
+	nvme       = crc64.MakeTable(0x9a6c9329ac4bc9b5) // CRC-64/NVME, reversed
+)
+
+func newHash(kind Checksum) hash.Hash {
+	if kind == CRC64NVME {
+		return crc64.New(nvme)
+	}
+	return crc32.New(castagnoli)
+}
+
+// putPayload puts the object in one request.
+func (s *Store) putPayload(ctx context.Context, key string, p *payload, opts *object.PutOptions) (object.Info, error) {
 	info, err := s.putOnce(ctx, key, p, opts)
 	// Servers answer a conditional request with a conflict while another one is
 	// under way; who wins is known only when that one has ended.
@@ -98,7 +112,10 @@ func sleep(ctx context.Context, d time.Duration) error {
 	}
 }
 
-func (s *Store) putOnce(ctx context.Context, key string, p []byte, opts *object.PutOptions) (object.Info, error) {
+func (s *Store) putOnce(ctx context.Context, key string, p *payload, opts *object.PutOptions) (object.Info, error) {
+	if err := p.rewind(); err != nil {
+		return object.Info{}, &object.Error{Op: "put", Key: key, Err: err}
+	}
 	w := watch(ctx, s.cfg.StallTimeout)
 	defer w.end()
 	body := w.send(p)
@@ -107,7 +124,7 @@ func (s *Store) putOnce(ctx context.Context, key string, p []byte, opts *object.
 		Bucket:               &s.cfg.Bucket,
 		Key:                  s.key(key),
 		Body:                 body,
-		ContentLength:        aws.Int64(int64(len(p))),
+		ContentLength:        &p.size,
 		Metadata:             encodeMetadata(opts.Metadata),
 		ContentType:          text(opts.ContentType),
 		StorageClass:         s.storageClass(opts),
@@ -118,11 +135,11 @@ func (s *Store) putOnce(ctx context.Context, key string, p []byte, opts *object.
 	if opts.IfAbsent {
 		in.IfNoneMatch = aws.String("*")
 	}
-	switch sum := checksum(s.cfg.Checksum, p); s.cfg.Checksum {
+	switch s.cfg.Checksum {
 	case CRC32C:
-		in.ChecksumCRC32C = sum
+		in.ChecksumCRC32C = p.sum
 	case CRC64NVME:
-		in.ChecksumCRC64NVME = sum
+		in.ChecksumCRC64NVME = p.sum
 	}
 	out, err := s.client.PutObject(w.ctx, in, s.bodyOptions)
 	if err == nil && aws.ToString(out.ETag) == "" {
@@ -131,7 +148,7 @@ func (s *Store) putOnce(ctx context.Context, key string, p []byte, opts *object.
 	if err != nil {
 		return object.Info{}, conditionError(s.fail("put", key, w, err), opts)
 	}
-	return s.stored(key, int64(len(p)), out.ETag, opts), nil
+	return s.stored(key, p.size, out.ETag, opts), nil
 }
 
 // stored describes an object that was just made. The time is ours, the server's
@@ -170,22 +187,6 @@ func quoted(etag string) *string {
 		return nil
 	}
 	return aws.String(`"` + etag + `"`)
-}
-
-var (
-	castagnoli = crc32.MakeTable(crc32.Castagnoli)
-	nvme       = crc64.MakeTable(0x9a6c9329ac4bc9b5) // CRC-64/NVME, reversed
-)
-
-// checksum returns the checksum as S3 writes it: base64 of the big-endian value.
-func checksum(kind Checksum, p []byte) *string {
-	switch kind {
-	case CRC32C:
-		return aws.String(base64.StdEncoding.EncodeToString(binary.BigEndian.AppendUint32(nil, crc32.Checksum(p, castagnoli))))
-	case CRC64NVME:
-		return aws.String(base64.StdEncoding.EncodeToString(binary.BigEndian.AppendUint64(nil, crc64.Checksum(p, nvme))))
-	}
-	return nil
 }
 
 // conditionError says what a failed condition means for the caller's options.
@@ -289,7 +290,11 @@ func (s *Store) putStream(ctx context.Context, key string, body io.Reader, size 
 	}
 	if last {
 		defer first.free()
-		return s.putBytes(ctx, key, first.p, opts)
+		p, err := newPayload(bytes.NewReader(first.p), -1, s.cfg.Checksum)
+		if err != nil {
+			return object.Info{}, &object.Error{Op: op, Key: key, Err: err}
+		}
+		return s.putPayload(ctx, key, p, opts)
 	}
 	if err := s.conditionHolds(ctx, op, key, opts); err != nil {
 		first.free()
@@ -374,7 +379,7 @@ func (u *upload) sendAll(ctx context.Context, first *partBuffer, body io.Reader,
 	start := func(n int, b *partBuffer) {
 		running++
 		go func() {
-			part, err := u.putBytes(ctx, n, b.p)
+			part, err := u.putMemory(ctx, n, bytes.NewReader(b.p), -1)
 			b.free()
 			results <- result{part, err}
 		}()

@@ -15,7 +15,7 @@
 // that turn out longer, are multipart uploads with several parts under way at
 // once, each from a buffer of the store's pool. Memory is bounded by
 // Config.PartSize × Config.Concurrency for all uploads together; a body that is
-// in memory already (a *bytes.Reader) is sent as it is.
+// in memory already (object.MemoryBody) is sent as it is.
 //
 // Bodies carry a CRC-32C that the server verifies. Over HTTPS that replaces the
 // SHA-256 of the signature, which costs far more time; over HTTP the body is
@@ -23,7 +23,6 @@
 package s3
 
 import (
-	"bytes"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -458,12 +457,6 @@ func (s *Store) checkPut(opts *object.PutOptions) error {
 		return fmt.Errorf("%w: %s has no conditional put", object.ErrUnsupported, s.where)
 	}
 	return nil
-}
-
-// inMemory returns what is left of a body that lies in memory as a whole.
-func inMemory(body any) (*bytes.Reader, bool) {
-	r, ok := body.(*bytes.Reader)
-	return r, ok
 }
 
 var errNoProgress = errors.New("no progress")

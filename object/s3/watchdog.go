@@ -1,7 +1,6 @@
 package s3
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -53,15 +52,15 @@ func (w *watchdog) bodyError() error {
 // reading a body after it has returned an error; after stop it gets nothing more,
 // so that the memory can be used again.
 type sending struct {
-	w *watchdog
+	w     *watchdog
+	start int64 // where the body begins in r
 
-	mu   sync.Mutex
-	r    *bytes.Reader // nil after stop
-	size int64
+	mu sync.Mutex
+	r  io.ReadSeeker // nil after stop
 }
 
-func (w *watchdog) send(p []byte) *sending {
-	return &sending{w: w, r: bytes.NewReader(p), size: int64(len(p))}
+func (w *watchdog) send(p *payload) *sending {
+	return &sending{w: w, start: p.start, r: p.r}
 }
 
 func (s *sending) stop() {
@@ -88,7 +87,11 @@ func (s *sending) Seek(off int64, whence int) (int64, error) {
 	if s.r == nil {
 		return 0, errStopped
 	}
-	return s.r.Seek(off, whence)
+	if whence == io.SeekStart {
+		off += s.start
+	}
+	pos, err := s.r.Seek(off, whence)
+	return pos - s.start, err
 }
 
 // streaming is the body of a request from a reader that cannot be read twice.
