@@ -23,11 +23,12 @@ func openStore(ctx context.Context, url string) (object.Store, error) {
 }
 
 // openPatientStore opens the store of a volume in use: what fails for a while on
-// the way to a remote one is tried again.
+// the way to a remote one is tried again, for so long that programs do not notice a
+// server's restart, and not so long that they seem to hang.
 func openPatientStore(ctx context.Context, url string) (object.Store, error) {
 	s, err := openStore(ctx, url)
 	if err == nil && s.Capabilities().Remote {
-		s = retry.New(s, retry.Options{})
+		s = retry.New(s, retry.Options{Total: 30 * time.Second})
 	}
 	return s, err
 }
