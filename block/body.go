@@ -128,7 +128,7 @@ func (b *body) ReadAt(p []byte, off int64) (n int, err error) {
 	return n, io.EOF
 }
 
-// WriteTo writes what is left to w.
+// WriteTo writes what is left to w. After an error the position is undefined.
 func (b *body) WriteTo(w io.Writer) (n int64, err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -138,16 +138,46 @@ func (b *body) WriteTo(w io.Writer) (n int64, err error) {
 	if f, ok := w.(*os.File); ok {
 		return b.writeFile(f)
 	}
-	for b.part < len(b.parts) {
-		k, err := w.Write(b.parts[b.part][b.off:])
+	// Small pieces go together, so that many of them are not as many calls.
+	buf := gatherPool.Get().(*[]byte)
+	defer gatherPool.Put(buf)
+	write := func(p []byte) error {
+		k, err := w.Write(p)
 		n += int64(k)
-		b.advance(k)
-		if err != nil {
+		if err == nil && k < len(p) {
+			err = io.ErrShortWrite
+		}
+		return err
+	}
+	gathered := (*buf)[:0]
+	for b.part < len(b.parts) {
+		p := b.parts[b.part][b.off:]
+		small := len(p) <= smallPiece
+		if len(gathered) > 0 && (!small || len(gathered)+len(p) > cap(gathered)) {
+			if err := write(gathered); err != nil {
+				return n, err
+			}
+			gathered = gathered[:0]
+		}
+		if small {
+			gathered = append(gathered, p...)
+		} else if err := write(p); err != nil {
 			return n, err
 		}
+		b.advance(len(p))
 	}
-	return n, nil
+	if len(gathered) > 0 {
+		err = write(gathered)
+	}
+	return n, err
 }
+
+const (
+	gatherSize = 256 << 10
+	smallPiece = 32 << 10
+)
+
+var gatherPool = sync.Pool{New: func() any { p := make([]byte, gatherSize); return &p }}
 
 func (b *body) writeFile(f *os.File) (n int64, err error) {
 	conn, err := f.SyscallConn()

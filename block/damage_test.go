@@ -136,8 +136,11 @@ func TestForeignVolume(t *testing.T) {
 	if bytes.Contains(rawGet(t, objects, c.key(2)), []byte("secret")) {
 		t.Error("a sealed block is readable")
 	}
-	if err := a.ReadAt(ctx, Ref{2, 6}, make([]byte, 6), 0); vfs.ErrnoOf(err) != syscall.EIO {
+	if err := a.ReadAt(ctx, Ref{2, 6}, make([]byte, 6), 0); vfs.ErrnoOf(err) != syscall.ENOKEY || errors.Is(err, ErrDamaged) {
 		t.Error(err)
+	}
+	if err := a.Verify(ctx, Ref{2, 6}); err != nil {
+		t.Error("without the key the checksums can be verified:", err)
 	}
 }
 

@@ -1,5 +1,12 @@
 package block
 
+import (
+	"fmt"
+	"syscall"
+
+	"github.com/massif-fs/massif/vfs"
+)
+
 // decoder turns stored frames back into plain bytes.
 type decoder struct {
 	sealer Sealer
@@ -33,6 +40,11 @@ func (h *header) verifyUnits(unit uint64, sum uint32, p []byte) error {
 	return nil
 }
 
+// canOpen tells whether frames of h can be opened, or are not sealed.
+func (d *decoder) canOpen(h *header) bool {
+	return h.seal == 0 || d.sealer != nil && d.sealer.ID() == h.seal
+}
+
 // decode verifies the stored bytes of frame i and fills dst with its plain bytes.
 func (d *decoder) decode(h *header, i int, dst, stored []byte) error {
 	if err := h.verify(i, stored); err != nil {
@@ -46,8 +58,8 @@ func (d *decoder) decode(h *header, i int, dst, stored []byte) error {
 		}
 		return h.compression.decompress(dst, stored)
 	}
-	if d.sealer == nil || d.sealer.ID() != h.seal {
-		return damaged("block is sealed in way %d and the key for that is not here", h.seal)
+	if !d.canOpen(h) {
+		return vfs.WithErrno(syscall.ENOKEY, fmt.Errorf("block is sealed in way %d and the key for that is not here", h.seal))
 	}
 	var aad [64]byte
 	bound := h.aad(aad[:0], i, raw)

@@ -25,7 +25,7 @@ const (
 //
 // Errors: EINVAL for a range outside of the block, EIO for a block that is missing
 // ([ErrMissing]) or damaged ([ErrDamaged]) or a store that fails, ETIMEDOUT,
-// EACCES, EINTR.
+// EACCES, EINTR, ENOKEY for a sealed block without its Sealer.
 func (s *Store) ReadAt(ctx context.Context, r Ref, p []byte, off uint32) error {
 	if err := checkRange(r, off, len(p)); err != nil {
 		return fail("read", r.ID, err)
