@@ -225,3 +225,71 @@ func TestRaces(t *testing.T) {
 		}
 	}
 }
+
+// TestWithoutLocks lets two engines work on one store, each with locks of its own,
+// which never happens: that the records fit rests on the store's transactions
+// alone.
+func TestWithoutLocks(t *testing.T) {
+	for _, driver := range []string{"mem", "pebble"} {
+		t.Run(driver, func(t *testing.T) {
+			var db kv.DB = mem.New()
+			if driver == "pebble" {
+				var err error
+				if db, err = pebble.Open(t.TempDir(), pebble.Options{}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := Create(bg, db, testFormat()); err != nil {
+				t.Fatal(err)
+			}
+			clock := newTestClock()
+			var engines []*Engine
+			for range 2 {
+				e, err := Open(bg, db, Options{Logger: quiet, Clock: clock.Now})
+				if err != nil {
+					t.Fatal(err)
+				}
+				engines = append(engines, e)
+			}
+			dirs := []vfs.Ino{vfs.Root}
+			var wg sync.WaitGroup
+			for w := range 4 {
+				e := engines[w%2]
+				s, err := e.NewSession(bg, SessionInfo{})
+				if err != nil {
+					t.Fatal(err)
+				}
+				for len(dirs) < 4 {
+					v := &testVolume{TB: t, s: s}
+					dirs = append(dirs, v.mkdir(dirs[len(dirs)-1], fmt.Sprint("dir", len(dirs)-1)))
+				}
+				wg.Add(1)
+				go func() {
+					defer wg.Done()
+					h := &hammerer{t: t, s: s, e: e, dirs: dirs, r: rand.New(rand.NewPCG(9, uint64(w)))}
+					for range 500 {
+						// The caches do not know of each other's changes.
+						if op, err := h.step(); !expected(err) && !errors.Is(err, kv.ErrCorrupt) {
+							t.Errorf("%s: %v", op, err)
+						}
+					}
+					h.end()
+				}()
+			}
+			wg.Wait()
+			_, err := engines[0].Check(bg, func(p Problem) {
+				if p.Rule != "orphan" { // an engine does not know what the other one's sessions use
+					t.Errorf("check: %v", p)
+				}
+			})
+			if err := errors.Join(err, engines[0].Close(), engines[1].Close()); err != nil {
+				t.Error(err)
+			}
+			v := openVolume(t, db, clock)
+			v.verify()
+			if err := errors.Join(v.e.Close(), db.Close()); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
