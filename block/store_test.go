@@ -600,3 +600,31 @@ func TestBudget(t *testing.T) {
 		})
 	}
 }
+
+// TestLargest stores a block of the greatest size.
+func TestLargest(t *testing.T) {
+	if testing.Short() || underRace {
+		t.Skip("moves 64 MiB about")
+	}
+	ctx := context.Background()
+	want := bytes.Repeat(content(1, 3, 1<<20), MaxSize>>20)
+	for _, objects := range []object.Store{mem.New(), asRemote{mem.New()}} {
+		s := open(t, objects, func(c *Config) {
+			c.Compression = LZ4
+			c.Stage = &StageConfig{Dir: t.TempDir()}
+		})
+		if err := s.Put(ctx, 1, want); err != nil {
+			t.Fatal(err)
+		}
+		drain(t, s)
+		s.DropCaches()
+		got := make([]byte, MaxSize)
+		if err := s.ReadAt(ctx, Ref{1, MaxSize}, got, 0); err != nil || !bytes.Equal(got, want) {
+			t.Fatal(err)
+		}
+		if err := s.ReadAt(ctx, Ref{1, MaxSize}, got[:10], MaxSize-10); err != nil || !bytes.Equal(got[:10], want[MaxSize-10:]) {
+			t.Fatal(err)
+		}
+		s.shut(t)
+	}
+}
