@@ -2,12 +2,10 @@ package test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"strconv"
 	"testing"
 	"time"
@@ -52,20 +50,19 @@ func TestCrash(t *testing.T) {
 	} {
 		t.Run(run.name, func(t *testing.T) {
 			t.Parallel()
-			o, count := run.options, storeFiles
+			o := run.options
 			if run.s3 {
 				needMount(t)
 				endpoint, bucket, creds := testserver.S3(t)
 				o.store = s3URL(endpoint, bucket)
 				o.env = s3Env(creds)
-				count = nil
 			}
 			v := createVolume(t, o)
 			res, err := crashtest.Run(context.Background(), crashtest.Config{
 				Server: v.server, Mnt: v.mnt, Scratch: v.dir, Seed: seed,
 				Cycles: max(2, total*run.share/100), Every: 15, Points: 0.5,
 				MinLoad: 50 * time.Millisecond, MaxLoad: 500 * time.Millisecond,
-				Check: func(context.Context) error { return v.consistent(count) },
+				Check: func(context.Context) error { return v.consistent() },
 				Load:  crashtest.LoadConfig{Workers: 3, Bigs: 4 << 20},
 				Log:   t.Logf,
 			})
@@ -78,31 +75,49 @@ func TestCrash(t *testing.T) {
 	}
 }
 
-// consistent runs fsck and gc on an unmounted volume; afterwards the store must hold
-// just what is referenced, if count can tell how many objects there are.
-func (v *volume) consistent(count func(*volume) (int, error)) error {
-	if out, err := v.try("volume", "fsck", "vol"); err != nil {
-		return fmt.Errorf("fsck: %w\n%s", err, out)
-	}
-	if out, err := v.try("volume", "gc", "vol"); err != nil {
-		return fmt.Errorf("gc: %w\n%s", err, out)
-	}
-	out, err := v.try("volume", "fsck", "vol")
-	if err != nil {
-		return fmt.Errorf("fsck after gc: %w\n%s", err, out)
-	}
-	return nil
+// checked is what fsck --json tells.
+type checked struct {
+	Clean bool
+	Meta  struct{ Problems int64 }
+	Store struct{ Objects, Orphans, Missing, Foreign int64 }
 }
 
-// storeFiles counts the objects of a volume whose store is a directory.
-func storeFiles(v *volume) (n int, err error) {
-	err = filepath.WalkDir(v.store, func(_ string, d fs.DirEntry, err error) error {
-		if err == nil && d.Type().IsRegular() {
-			n++
-		}
+// fsck checks an unmounted volume, with the data of all blocks.
+func (v *volume) fsck() (checked, error) {
+	var c checked
+	out, err := v.try("volume", "fsck", "vol", "--data", "--json")
+	if err == nil {
+		err = json.Unmarshal([]byte(out), &c)
+	}
+	if err == nil && !c.Clean {
+		err = fmt.Errorf("not clean: %s", out)
+	}
+	if err != nil {
+		err = fmt.Errorf("fsck: %w", err)
+	}
+	return c, err
+}
+
+// consistent checks an unmounted volume and collects garbage, after which the store
+// must hold the referenced objects and nothing else.
+func (v *volume) consistent() error {
+	before, err := v.fsck()
+	if err != nil {
 		return err
-	})
-	return n, err
+	}
+	if out, err := v.try("volume", "gc", "vol", "--grace", "0s"); err != nil {
+		return fmt.Errorf("gc: %w\n%s", err, out)
+	}
+	after, err := v.fsck()
+	switch {
+	case err != nil:
+		return fmt.Errorf("after gc: %w", err)
+	case after.Store.Orphans != 0:
+		return fmt.Errorf("%d orphans survived gc (%d before)", after.Store.Orphans, before.Store.Orphans)
+	case after.Store.Objects == 0:
+		return errors.New("the store is empty: this check is worth nothing")
+	}
+	return nil
 }
 
 func s3URL(endpoint, bucket string) string {
@@ -111,13 +126,4 @@ func s3URL(endpoint, bucket string) string {
 
 func s3Env(c testserver.Credentials) []string {
 	return []string{"AWS_ACCESS_KEY_ID=" + c.AccessKey, "AWS_SECRET_ACCESS_KEY=" + c.SecretKey, "AWS_EC2_METADATA_DISABLED=true"}
-}
-
-// exitCode is the exit code of a failed command.
-func exitCode(err error) int {
-	var exit *exec.ExitError
-	if errors.As(err, &exit) {
-		return exit.ExitCode()
-	}
-	return -1
 }
