@@ -311,12 +311,18 @@ func (e *Engine) attr(ctx context.Context, ino vfs.Ino, n *inode) error {
 	if e.cache.get(ino, n) {
 		return nil
 	}
-	turn := e.cache.now()
-	err := e.view(ctx, func(v *view) error { return v.inode(ino, n) })
-	if err == nil {
-		e.cache.fill(ino, n, turn)
-	}
+	got, err := e.readAttr(ctx, ino) // not into n: callers keep it on their stack
+	*n = got
 	return err
+}
+
+func (e *Engine) readAttr(ctx context.Context, ino vfs.Ino) (n inode, err error) {
+	turn := e.cache.now()
+	err = e.view(ctx, func(v *view) error { return v.inode(ino, &n) })
+	if err == nil {
+		e.cache.fill(ino, &n, turn)
+	}
+	return n, err
 }
 
 // fail gives an error operation and name, unless it needs neither: an errno alone

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"math"
+	"sync"
 	"syscall"
 
 	"github.com/massif-fs/massif/vfs"
@@ -38,34 +39,57 @@ func (s *session) Lookup(ctx context.Context, _ *vfs.Caller, parent vfs.Ino, nam
 	if err := vfs.CheckName(name); err != nil {
 		return err
 	}
-	var n inode
-	var ent entry
-	var cached bool
-	turn := e.cache.now()
-	err := e.view(ctx, func(v *view) (err error) {
-		if ent, err = v.entry(parent, name); err != nil {
-			if err == syscall.ENOENT {
-				err = e.noEntry(v, parent)
-			}
-			return err
-		}
-		if cached = e.cache.get(ent.ino, &n); cached {
-			return nil
-		}
-		err = v.inode(ent.ino, &n)
-		if errors.Is(err, syscall.ESTALE) {
-			return missing(ent.ino, name)
+	l := lookups.Get().(*lookup)
+	l.e, l.parent, l.name = e, parent, name
+	err := l.run(ctx, out)
+	l.e, l.name = nil, ""
+	lookups.Put(l)
+	return fail("lookup", name, err)
+}
+
+// lookup is the memory of a Lookup, so that it allocates nothing.
+type lookup struct {
+	e      *Engine
+	parent vfs.Ino
+	name   string
+	ent    entry
+	node   inode
+	cached bool
+	fn     func(*view) error // read, made once
+}
+
+var lookups = sync.Pool{New: func() any {
+	l := new(lookup)
+	l.fn = l.read
+	return l
+}}
+
+func (l *lookup) run(ctx context.Context, out *vfs.Attr) error {
+	turn := l.e.cache.now()
+	if err := l.e.view(ctx, l.fn); err != nil {
+		return err
+	}
+	if !l.cached {
+		l.e.cache.fill(l.ent.ino, &l.node, turn)
+	}
+	l.node.fill(l.ent.ino, out)
+	return nil
+}
+
+func (l *lookup) read(v *view) (err error) {
+	if l.ent, err = v.entry(l.parent, l.name); err != nil {
+		if err == syscall.ENOENT {
+			err = l.e.noEntry(v, l.parent)
 		}
 		return err
-	})
-	if err != nil {
-		return fail("lookup", name, err)
 	}
-	if !cached {
-		e.cache.fill(ent.ino, &n, turn)
+	if l.cached = l.e.cache.get(l.ent.ino, &l.node); l.cached {
+		return nil
 	}
-	n.fill(ent.ino, out)
-	return nil
+	if err = v.inode(l.ent.ino, &l.node); errors.Is(err, syscall.ESTALE) {
+		err = missing(l.ent.ino, l.name)
+	}
+	return err
 }
 
 // noEntry tells why a directory has no entry: ENOENT, or ENOTDIR or ESTALE.
