@@ -107,7 +107,11 @@ type abilities struct {
 	linkEmpty bool // linkat with AT_EMPTY_PATH; else by way of /proc
 	noReplace bool // renameat2 with RENAME_NOREPLACE
 	hardLinks bool
+	locks     bool // between processes
 }
+
+// ifAbsent reports whether one of several processes wins that create a file.
+func (a abilities) ifAbsent() bool { return a.tmpfile || a.noReplace || a.hardLinks || a.locks }
 
 var (
 	_ object.Store       = (*Store)(nil)
@@ -235,6 +239,10 @@ func (s *Store) prepare() error {
 	if err != nil {
 		return fmt.Errorf("it cannot be written: %s: %w", ownLock, err)
 	}
+	if s.can.locks = s.locks.work(); !s.can.locks {
+		unix.Close(s.locks.fd)
+		s.locks.fd = -1 // those within the process still work
+	}
 	if err := s.probe(); err != nil {
 		return fmt.Errorf("it cannot be written: %w", err)
 	}
@@ -345,7 +353,7 @@ func (s *Store) Path() string { return s.path }
 
 // Capabilities implements object.Store.
 func (s *Store) Capabilities() object.Capabilities {
-	return object.Capabilities{PutIfAbsent: true, PutIfMatch: true, Metadata: s.can.xattr}
+	return object.Capabilities{PutIfAbsent: s.can.ifAbsent(), PutIfMatch: s.can.locks, Metadata: s.can.xattr}
 }
 
 // Close closes the descriptors. It must not be called while other calls run.

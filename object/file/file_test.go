@@ -58,6 +58,7 @@ func TestLesserFileSystems(t *testing.T) {
 		"no AT_EMPTY_PATH":    func(a *abilities) { a.linkEmpty = false },
 		"no O_TMPFILE":        func(a *abilities) { a.tmpfile = false },
 		"no RENAME_NOREPLACE": func(a *abilities) { a.tmpfile, a.noReplace = false, false },
+		"only locks":          func(a *abilities) { *a = abilities{locks: true} },
 		"nothing at all":      func(a *abilities) { *a = abilities{} },
 	} {
 		t.Run(name, func(t *testing.T) {

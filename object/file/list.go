@@ -25,7 +25,7 @@ const (
 // maxNames is the number of names of one directory held in memory (up to twice
 // that many while it is read). A larger directory is read several times. Tests
 // change it.
-var maxNames = 100_000
+var maxNames = 50_000
 
 // List implements object.Store. The token of a page is its last key or prefix,
 // after a '>'.
@@ -320,12 +320,14 @@ func (s *Store) holdsObject(rel string) (bool, error) {
 // walks keeps the walks whose next page is likely to be asked for, so that a
 // large directory is read once and not once a page.
 type walks struct {
-	mu   sync.Mutex
-	idle []*walk // the one used last at the end
+	mu     sync.Mutex
+	idle   []*walk // the one used last at the end
+	timer  *time.Timer
+	closed bool
 }
 
 const (
-	maxWalks = 4
+	maxWalks = 2
 	walkIdle = 30 * time.Second
 )
 
@@ -334,9 +336,26 @@ func (ws *walks) keep(w *walk) {
 	w.used = time.Now()
 	ws.mu.Lock()
 	defer ws.mu.Unlock()
+	if ws.closed {
+		return
+	}
 	ws.idle = append(ws.idle, w)
-	for len(ws.idle) > maxWalks || time.Since(ws.idle[0].used) > walkIdle {
+	if len(ws.idle) > maxWalks {
 		ws.idle = slices.Delete(ws.idle, 0, 1)
+	}
+	if ws.timer == nil {
+		ws.timer = time.AfterFunc(walkIdle, ws.expire)
+	}
+}
+
+// expire forgets the walks that nobody has gone on with.
+func (ws *walks) expire() {
+	ws.mu.Lock()
+	defer ws.mu.Unlock()
+	ws.idle = slices.DeleteFunc(ws.idle, func(w *walk) bool { return time.Since(w.used) >= walkIdle })
+	ws.timer = nil
+	if len(ws.idle) > 0 && !ws.closed {
+		ws.timer = time.AfterFunc(walkIdle, ws.expire)
 	}
 }
 
@@ -368,5 +387,8 @@ func (ws *walks) take(s *Store, prefix, delim, after string) *walk {
 func (ws *walks) closeAll() {
 	ws.mu.Lock()
 	defer ws.mu.Unlock()
-	ws.idle = nil
+	ws.idle, ws.closed = nil, true
+	if ws.timer != nil {
+		ws.timer.Stop()
+	}
 }

@@ -25,6 +25,18 @@ type keyLocks struct {
 
 const lockStripes = 256
 
+// work reports whether the file system has locks.
+func (l *keyLocks) work() bool {
+	fl := unix.Flock_t{Type: unix.F_WRLCK, Whence: unix.SEEK_SET, Start: lockStripes, Len: 1} // nobody's stripe
+	err := retry(func() error { return unix.FcntlFlock(uintptr(l.fd), unix.F_OFD_SETLK, &fl) })
+	if err == unix.EAGAIN || err == unix.EACCES {
+		return true // another process is just finding out
+	}
+	fl.Type = unix.F_UNLCK
+	_ = retry(func() error { return unix.FcntlFlock(uintptr(l.fd), unix.F_OFD_SETLK, &fl) })
+	return err == nil
+}
+
 // stripe must be the same in all processes: FNV-1a.
 func stripe(key string) int {
 	h := uint32(2166136261)

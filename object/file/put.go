@@ -37,6 +37,9 @@ func (s *Store) checkPut(opts *object.PutOptions) error {
 	if err := opts.Validate(); err != nil {
 		return err
 	}
+	if opts.IfMatch != "" && !s.can.locks || opts.IfAbsent && !s.can.ifAbsent() {
+		return fmt.Errorf("%w: the file system has no locks for conditions", object.ErrUnsupported)
+	}
 	if opts.StorageClass != "" {
 		return fmt.Errorf("%w: a directory has no storage classes", object.ErrUnsupported)
 	}
