@@ -112,7 +112,9 @@ func (d *door) SetAttr(cancel <-chan struct{}, in *gofuse.SetAttrIn, out *gofuse
 		}
 	}
 	if set.Valid&vfs.SetMode != 0 {
-		d.nodes.setPlain(in.NodeId, false)
+		// Before and after: a writer that looks meanwhile must not believe what it saw.
+		d.nodes.modeChange(in.NodeId)
+		defer d.nodes.modeChange(in.NodeId)
 	}
 	if r.err = d.fs.SetAttr(r, &r.caller, vfs.Ino(in.NodeId), set, &r.attr); r.err == nil {
 		d.fillAttrOut(&r.attr, out)
@@ -161,11 +163,12 @@ func (d *door) killPrivileges(r *request, ino uint64) error {
 	if d.policy.Exclusive && d.nodes.isPlain(ino) {
 		return nil
 	}
+	modes := d.nodes.modes(ino)
 	if err := d.fs.GetAttr(r, &r.caller, vfs.Ino(ino), &r.attr); err != nil {
 		return err
 	}
 	if r.attr.Mode&(syscall.S_ISUID|syscall.S_ISGID) == 0 {
-		d.nodes.setPlain(ino, true)
+		d.nodes.setPlain(ino, modes)
 		return nil
 	}
 	r.set = vfs.SetAttr{Valid: vfs.SetKillSUIDGID}
@@ -175,6 +178,15 @@ func (d *door) killPrivileges(r *request, ino uint64) error {
 	// The kernel does not expect its cached mode to change by a write.
 	d.notify.attributesNow(ino)
 	return nil
+}
+
+// killPrivilegesOf does so where the message does not tell of the caller's
+// privileges: root keeps the bits.
+func (d *door) killPrivilegesOf(r *request, ino uint64) error {
+	if r.caller.UID == 0 {
+		return nil
+	}
+	return d.killPrivileges(r, ino)
 }
 
 // StatFs implements gofuse.RawFileSystem.

@@ -144,6 +144,9 @@ func (d *door) Fallocate(cancel <-chan struct{}, in *gofuse.FallocateIn) (code g
 		return
 	}
 	defer d.done(n)
+	if r.err = d.killPrivilegesOf(r, in.NodeId); r.err != nil {
+		return
+	}
 	r.err = f.Allocate(r, in.Mode, int64(in.Offset), int64(in.Length))
 	return
 }
@@ -205,6 +208,9 @@ func (d *door) CopyFileRange(cancel <-chan struct{}, in *gofuse.CopyFileRangeIn)
 		return
 	}
 	defer d.done(n2)
+	if r.err = d.killPrivilegesOf(r, in.NodeIdOut); r.err != nil {
+		return
+	}
 	var done int64
 	done, r.err = d.copier.CopyRange(r, src, int64(in.OffIn), dst, int64(in.OffOut), int64(min(in.Len, maxCopy)))
 	if done > 0 {

@@ -57,6 +57,9 @@ func (d *door) Mknod(cancel <-chan struct{}, in *gofuse.MknodIn, name string, ou
 	d.maskFor(r, in.Umask)
 	if r.err = d.fs.Mknod(r, &r.caller, vfs.Ino(in.NodeId), name, in.Mode, in.Rdev, &r.attr); r.err == nil {
 		d.fillEntry(&r.attr, out)
+		if r.attr.Mode&(syscall.S_ISUID|syscall.S_ISGID) == 0 {
+			d.nodes.setPlain(out.NodeId, 0) // new: nobody else knows it yet
+		}
 	}
 	return
 }

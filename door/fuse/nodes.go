@@ -50,6 +50,7 @@ type node struct {
 	// plain: the door has seen that no set-id bits are there, and nobody has set
 	// the mode since. Trusted on exclusive trees only.
 	plain bool
+	modes uint32 // changes of the mode
 
 	// How the handles of this inode do their I/O: all in one way (see backing.go).
 	handles int // open handles
@@ -346,13 +347,36 @@ func (s *nodeShard) evict(limit int) vfs.File {
 	return nil
 }
 
-// setPlain notes whether an inode is known to have no set-id bits.
-func (t *nodeTable) setPlain(ino uint64, plain bool) {
+// modeChange notes that an inode's mode may be another from now on.
+func (t *nodeTable) modeChange(ino uint64) {
 	s := t.shard(ino)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if n := s.nodes[ino]; n != nil {
-		n.plain = plain
+		n.plain = false
+		n.modes++
+	}
+}
+
+// modes counts the changes of an inode's mode; setPlain takes the count.
+func (t *nodeTable) modes(ino uint64) uint32 {
+	s := t.shard(ino)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if n := s.nodes[ino]; n != nil {
+		return n.modes
+	}
+	return 0
+}
+
+// setPlain notes that an inode was seen without set-id bits, unless its mode has
+// been changed since modes was asked.
+func (t *nodeTable) setPlain(ino uint64, modes uint32) {
+	s := t.shard(ino)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if n := s.nodes[ino]; n != nil && n.modes == modes {
+		n.plain = true
 	}
 }
 

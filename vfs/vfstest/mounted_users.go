@@ -122,6 +122,16 @@ var mountedUsers = []mountedTest{
 				unix.Close(fd)
 			})
 			expect("truncation by an ordinary user", 0o777)
+			if m.has(Allocate) {
+				reset(0o6777)
+				m.asUser(who, who, nil, func(d int) {
+					fd, err := unix.Openat(d, "f", unix.O_RDWR|unix.O_CLOEXEC, 0)
+					m.expect(err, "open", 0)
+					m.expect(unix.Fallocate(fd, 0, 0, 100), "fallocate", 0)
+					unix.Close(fd)
+				})
+				expect("fallocate by an ordinary user", 0o777)
+			}
 		}
 		reset(0o6777)
 		m.ok(os.Chown(m.path("f"), 1003, 1003), "chown by root")
