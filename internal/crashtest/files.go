@@ -233,8 +233,9 @@ func (b *bigs) act() error {
 		if len(b.files) < 2 {
 			break
 		}
+		again := f.deleted // a deletion that is not durable yet
 		f.deleted = true
-		if err := os.Remove(b.path(n)); err != nil {
+		if err := os.Remove(b.path(n)); err != nil && !(again && errors.Is(err, fs.ErrNotExist)) {
 			return err
 		}
 		if err := b.w.syncDir(b.w.dir); err != nil {
