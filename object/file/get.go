@@ -151,11 +151,21 @@ func (s *Store) ReadRange(ctx context.Context, key string, p []byte, off int64) 
 // one that was renamed has another change time. Change times can be as coarse as
 // the kernel's tick; a file that changed less than freshTime ago is not kept, so
 // that a later change always shows.
+//
+// Files that are not used for a while are closed, so that those which another
+// process has deleted do not take up space for ever.
 type openFiles struct {
 	shards []fileShard
+
+	mu     sync.Mutex
+	timer  *time.Timer // runs while files are kept
+	closed bool
 }
 
-const freshTime = 30 * time.Millisecond
+const (
+	freshTime = 30 * time.Millisecond
+	fileIdle  = 30 * time.Second // and up to twice that
+)
 
 type fileShard struct {
 	mu   sync.Mutex
@@ -170,8 +180,9 @@ type openFile struct {
 	fd    int
 	ctime unix.Timespec
 
-	refs int           // guarded by shard.mu
+	refs int           // guarded by shard.mu, as the rest
 	elem *list.Element // nil when not in the table
+	used bool          // since the last look
 }
 
 func (o *openFiles) init(most int) {
@@ -195,6 +206,7 @@ func (o *openFiles) acquire(key string) *openFile {
 		return nil
 	}
 	f.refs++
+	f.used = true
 	sh.lru.MoveToFront(f.elem)
 	sh.mu.Unlock()
 	var st unix.Stat_t
@@ -215,7 +227,7 @@ func (o *openFiles) acquire(key string) *openFile {
 
 // add returns an openFile of fd, kept in the table if it may be.
 func (o *openFiles) add(key string, fd int, st *unix.Stat_t) *openFile {
-	f := &openFile{shard: o.shard(key), key: key, fd: fd, ctime: st.Ctim, refs: 1}
+	f := &openFile{shard: o.shard(key), key: key, fd: fd, ctime: st.Ctim, refs: 1, used: true}
 	age := time.Since(time.Unix(st.Ctim.Unix()))
 	if st.Nlink == 0 || age < freshTime {
 		return f
@@ -235,7 +247,49 @@ func (o *openFiles) add(key string, fd int, st *unix.Stat_t) *openFile {
 	for _, fd := range closing {
 		unix.Close(fd)
 	}
+	o.watch()
 	return f
+}
+
+// watch sees to it that idle files are closed.
+func (o *openFiles) watch() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.timer == nil && !o.closed {
+		o.timer = time.AfterFunc(fileIdle, o.closeIdle)
+	}
+}
+
+// closeIdle closes the files that were not used since it was called last.
+func (o *openFiles) closeIdle() {
+	left := 0
+	for i := range o.shards {
+		left += o.shards[i].closeIdle()
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.timer = nil
+	if left > 0 && !o.closed {
+		o.timer = time.AfterFunc(fileIdle, o.closeIdle)
+	}
+}
+
+func (sh *fileShard) closeIdle() (left int) {
+	var closing []int
+	sh.mu.Lock()
+	for _, f := range sh.all {
+		if f.used {
+			f.used = false
+			continue
+		}
+		closing = sh.remove(f, closing)
+	}
+	left = len(sh.all)
+	sh.mu.Unlock()
+	for _, fd := range closing {
+		unix.Close(fd)
+	}
+	return left
 }
 
 // remove takes f out of the table, with mu held. It appends the descriptor to
@@ -286,6 +340,12 @@ func (o *openFiles) forget(key string) {
 }
 
 func (o *openFiles) closeAll() {
+	o.mu.Lock()
+	o.closed = true
+	if o.timer != nil {
+		o.timer.Stop()
+	}
+	o.mu.Unlock()
 	for i := range o.shards {
 		sh := &o.shards[i]
 		var closing []int

@@ -331,6 +331,17 @@ func TestKeptFiles(t *testing.T) {
 			s.files.release(f)
 		}
 	}
+	s.files.closeIdle()
+	if s.files.shard("k").all["k"] == nil {
+		t.Error("a file in use was closed")
+	}
+	s.files.closeIdle()
+	if s.files.shard("k").all["k"] != nil {
+		t.Error("an idle file was not closed")
+	}
+	if _, err := s.ReadRange(ctx, "k", p, 0); err != nil || string(p) != "one" {
+		t.Fatalf("%q, %v", p, err)
+	}
 	put(t, s, "k", "two")
 	if f := s.files.shard("k").all["k"]; f != nil {
 		t.Error("a replaced object's file is kept open")
