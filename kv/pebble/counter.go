@@ -113,7 +113,7 @@ func (t *txn) readCounters() error {
 		if w.kind != addWrite {
 			continue
 		}
-		h := &t.db.history
+		h := t.db.history
 		h.mu.Lock()
 		_, ok := t.db.counters.get(w.hash, w.key)
 		h.mu.Unlock()

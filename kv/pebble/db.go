@@ -22,12 +22,13 @@ type DB struct {
 	lock    *pebble.Lock
 	disk    *disk
 
-	calls  calls
-	failed atomic.Pointer[failure]
-	down   chan struct{} // closed on the first failure
+	calls    calls
+	failed   atomic.Pointer[failure]
+	down     chan struct{} // closed on the first failure
+	poisoned atomic.Bool   // the engine panicked in a commit
 
 	seed      maphash.Seed
-	history   history
+	history   *history
 	counters  counterCache // guarded by history.mu
 	ranges    int          // deleted since the last flush for their sake; guarded by history.mu
 	snapshots snapshots
@@ -147,9 +148,17 @@ func (db *DB) commit(ctx context.Context, t *txn, fnErr error) error {
 // apply checks what t read and applies what it wrote. flush is true if too many
 // deleted ranges are in memory.
 func (db *DB) apply(t *txn) (flush bool, err error) {
-	h := &db.history
+	h := db.history
 	h.mu.Lock()
-	defer h.mu.Unlock()
+	defer func() {
+		if r := recover(); r != nil {
+			// Pebble panics with locks held. Nobody may wait for them from now on.
+			db.poisoned.Store(true)
+			db.fail("commit", fmt.Errorf("panic in the storage engine: %v", r))
+			flush, err = false, fmt.Errorf("commit to database %s: %w: %w", db.dir, kv.ErrUnknown, db.failure())
+		}
+		h.mu.Unlock()
+	}()
 	if err := db.failure(); err != nil {
 		return false, err
 	}
@@ -217,8 +226,12 @@ func (db *DB) Close() error {
 	if !db.options.ReadOnly {
 		err = db.sync.flush()
 	}
-	db.snapshots.close()
 	db.disk.close()
+	if db.poisoned.Load() {
+		// The engine cannot be closed. It can change nothing any more either (disk).
+		return errors.Join(err, db.disk.lock.Close())
+	}
+	db.snapshots.close()
 	cerr := db.p.Close()
 	if err == nil && cerr != nil {
 		err = fmt.Errorf("close database %s: %w", db.dir, cerr)

@@ -3,8 +3,10 @@ package pebble
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -31,6 +33,7 @@ type disk struct {
 	last    atomic.Pointer[failure] // the last error of a change, for causes Pebble only prints
 	faultAt atomic.Int64            // when that was, UnixNano
 	closing chan struct{}
+	lock    *lockFile
 }
 
 // retryPause is how long a new table is delayed after an error of writing one:
@@ -175,6 +178,28 @@ func (d *disk) Rename(oldname, newname string) error {
 
 func (d *disk) MkdirAll(dir string, perm os.FileMode) error {
 	return d.arrange(func() error { return d.FS.MkdirAll(dir, perm) })
+}
+
+// Lock implements vfs.FS.
+func (d *disk) Lock(name string) (io.Closer, error) {
+	c, err := d.FS.Lock(name)
+	if err != nil {
+		return nil, err
+	}
+	d.lock = &lockFile{Closer: c}
+	return d.lock, nil
+}
+
+// lockFile is a lock that can be closed twice.
+type lockFile struct {
+	io.Closer
+	once sync.Once
+	err  error
+}
+
+func (l *lockFile) Close() error {
+	l.once.Do(func() { l.err = l.Closer.Close() })
+	return l.err
 }
 
 // Unwrap keeps Pebble from reaching around disk.

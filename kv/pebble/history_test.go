@@ -3,6 +3,7 @@ package pebble
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"testing"
@@ -278,4 +279,48 @@ func TestAddMeetsOthers(t *testing.T) {
 			}
 		}
 	}
+}
+
+// TestEnginePanic: a panic of the engine in a commit ends writing and lets
+// nobody hang.
+func TestEnginePanic(t *testing.T) {
+	ctx := context.Background()
+	mem := vfs.NewMem()
+	db, err := Open("db", Options{FS: mem, Logger: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	put := func(tx kv.Txn) error { tx.Put([]byte("a"), nil); return nil }
+	if err := errors.Join(db.Update(ctx, put), db.Sync(ctx)); err != nil {
+		t.Fatal(err)
+	}
+	engine := db.p
+	tx := db.txns.Get().(*txn)
+	tx.begin()
+	tx.Put([]byte("b"), nil)
+	tx.prepareRecord()
+	db.p = nil // what panics
+	_, err = db.apply(tx)
+	db.p = engine
+	tx.release()
+	if !errors.Is(err, kv.ErrUnknown) {
+		t.Errorf("commit: %v", err)
+	}
+	if err := db.Update(ctx, put); err == nil {
+		t.Error("Update after a panic succeeds")
+	}
+	if err := db.Sync(ctx); err == nil {
+		t.Error("Sync after a panic succeeds")
+	}
+	if err := db.Close(); err == nil {
+		t.Error("Close after a panic succeeds")
+	}
+	again, err := Open("db", Options{FS: mem, Logger: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatalf("reopen: %v", err)
+	}
+	if err := errors.Join(again.Update(ctx, put), again.Close()); err != nil {
+		t.Error(err)
+	}
+	_ = engine.Close() // which Close rightly left alone
 }

@@ -113,7 +113,8 @@ func Open(dir string, options Options) (*DB, error) {
 	} else if err := o.FS.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("create database directory %s: %w", dir, cause(err))
 	}
-	lock, err := pebble.LockDirectory(dir, o.FS)
+	db := newDB(dir, o)
+	lock, err := pebble.LockDirectory(dir, db.disk)
 	if err != nil {
 		if errors.Is(err, syscall.EAGAIN) || errors.Is(err, syscall.EACCES) || strings.Contains(err.Error(), "lock held") {
 			return nil, fmt.Errorf("open database %s: %w", dir, kv.ErrLocked)
@@ -121,7 +122,6 @@ func Open(dir string, options Options) (*DB, error) {
 		return nil, fmt.Errorf("lock database %s: %w", dir, cause(err))
 	}
 
-	db := newDB(dir, o)
 	if err := db.checkPresence(); err != nil {
 		return nil, errors.Join(err, lock.Close())
 	}
@@ -129,7 +129,9 @@ func Open(dir string, options Options) (*DB, error) {
 	if err != nil {
 		return nil, errors.Join(db.openError(err), lock.Close())
 	}
-	db.p, db.lock = p, lock
+	// Made only now, for Pebble does not let go of all that it was given when it
+	// fails to open.
+	db.p, db.lock, db.history = p, lock, new(history)
 	db.disk.armed.Store(true)
 	db.pressure.refresh()
 	db.sync.start()
