@@ -36,7 +36,7 @@ func (fs *FS) Stats() Stats {
 		DirtyBytes: fs.dirtyBytes.Load(),
 	}
 	fs.dirtyMu.Lock()
-	s.DirtyFiles = fs.dirtyNodes.len
+	s.DirtyFiles = fs.dirtyNodes.Len()
 	fs.dirtyMu.Unlock()
 	if err := fs.lastError.Load(); err != nil {
 		s.LastError = (*err).Error()
@@ -139,9 +139,10 @@ func (fs *FS) due() (jobs []*job, used []*node) {
 	pressed := fs.pressed()
 	old := time.Now().Add(-fs.cfg.FlushInterval)
 	fs.dirtyMu.Lock()
-	candidates := make([]*node, 0, min(fs.dirtyNodes.len, batchNodes))
+	candidates := make([]*node, 0, min(fs.dirtyNodes.Len(), batchNodes))
 	aged := 0
-	for n := fs.dirtyNodes.first; n != nil && len(candidates) < batchNodes; n = n.next {
+	for e := fs.dirtyNodes.Front(); e != nil && len(candidates) < batchNodes; e = e.Next() {
+		n := e.Value.(*node)
 		if n.unlinked.Load() && !pressed {
 			continue // likely to be gone before it needs a flush
 		}
@@ -191,9 +192,9 @@ func (fs *FS) due() (jobs []*job, used []*node) {
 // flushAll flushes what was dirty when it was called.
 func (fs *FS) flushAll(ctx context.Context) error {
 	fs.dirtyMu.Lock()
-	inos := make([]vfs.Ino, 0, fs.dirtyNodes.len)
-	for n := fs.dirtyNodes.first; n != nil; n = n.next {
-		inos = append(inos, n.ino)
+	inos := make([]vfs.Ino, 0, fs.dirtyNodes.Len())
+	for e := fs.dirtyNodes.Front(); e != nil; e = e.Next() {
+		inos = append(inos, e.Value.(*node).ino)
 	}
 	fs.dirtyMu.Unlock()
 	var errs []error

@@ -1,6 +1,7 @@
 package volume
 
 import (
+	"container/list"
 	"context"
 	"sync"
 	"sync/atomic"
@@ -48,9 +49,8 @@ type node struct {
 
 	touched bool // atime was looked after
 
-	// Place in FS.dirtyNodes, guarded by FS.dirtyMu.
-	prev, next *node
-	listed     bool
+	// Place in FS.dirtyNodes (nil: none), guarded by FS.dirtyMu.
+	place      *list.Element
 	dirtySince time.Time
 }
 
@@ -189,67 +189,35 @@ func (n *node) takeError() error {
 	return err
 }
 
-// nodeList is a list of nodes in order of their becoming dirty. Being in it
-// counts as a use of the node.
-type nodeList struct {
-	first, last *node
-	len         int
-}
+// FS.dirtyNodes lists the dirty nodes in order of dirtySince. Being in it counts as
+// a use of the node.
 
 // markDirty puts n into the list of dirty nodes; the caller is a user of n.
 func (fs *FS) markDirty(n *node) {
 	fs.dirtyMu.Lock()
 	defer fs.dirtyMu.Unlock()
-	if n.listed {
-		return
+	if n.place == nil {
+		fs.use(n.ino) // the list's own use; n exists, so this is n
+		n.place, n.dirtySince = fs.dirtyNodes.PushBack(n), time.Now()
 	}
-	fs.use(n.ino) // the list's own use; n exists, so this is n
-	n.listed, n.dirtySince = true, time.Now()
-	fs.dirtyNodes.append(n)
 }
 
 // unmarkDirty takes n out of the list if it is clean, or else counts its age
 // from now. The caller holds n.mu, has just flushed or cut n, and is a user of it.
 func (fs *FS) unmarkDirty(n *node) {
 	fs.dirtyMu.Lock()
-	if !n.listed {
+	if n.place == nil {
 		fs.dirtyMu.Unlock()
 		return
 	}
-	fs.dirtyNodes.remove(n)
 	if n.isDirty() {
 		n.dirtySince = time.Now()
-		fs.dirtyNodes.append(n)
+		fs.dirtyNodes.MoveToBack(n.place)
 		fs.dirtyMu.Unlock()
 		return
 	}
-	n.listed = false
+	fs.dirtyNodes.Remove(n.place)
+	n.place = nil
 	fs.dirtyMu.Unlock()
 	fs.drop(n)
-}
-
-func (l *nodeList) append(n *node) {
-	n.prev, n.next = l.last, nil
-	if l.last != nil {
-		l.last.next = n
-	} else {
-		l.first = n
-	}
-	l.last = n
-	l.len++
-}
-
-func (l *nodeList) remove(n *node) {
-	if n.prev != nil {
-		n.prev.next = n.next
-	} else {
-		l.first = n.next
-	}
-	if n.next != nil {
-		n.next.prev = n.prev
-	} else {
-		l.last = n.prev
-	}
-	n.prev, n.next = nil, nil
-	l.len--
 }

@@ -24,6 +24,7 @@
 package volume
 
 import (
+	"container/list"
 	"context"
 	"errors"
 	"fmt"
@@ -88,7 +89,7 @@ type FS struct {
 	shards [64]shard
 
 	dirtyMu    sync.Mutex
-	dirtyNodes nodeList // in order of dirtySince
+	dirtyNodes list.List // of *node, in order of dirtySince
 	dirtyBytes atomic.Int64
 	lastError  atomic.Pointer[error] // of the newest flush; nil when it worked
 	flushGen   atomic.Uint64         // counts flushes of nodes that ended
