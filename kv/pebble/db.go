@@ -192,9 +192,9 @@ const maxRanges = 200
 // fail keeps the first failure to write, after which nothing is written.
 func (db *DB) fail(operation string, err error) {
 	f := &failure{fmt.Errorf("database %s no longer accepts changes until it is reopened: %s: %w", db.dir, operation, err)}
+	db.disk.dead.Store(true)
 	if db.failed.CompareAndSwap(nil, f) {
 		close(db.down)
-		db.disk.dead.Store(true)
 		db.options.Logger.Error("metadata database failed", "path", db.dir, "operation", operation, "error", err)
 	}
 }
