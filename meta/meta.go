@@ -128,7 +128,8 @@ type Session interface {
 	// Commit registers new blocks and makes files point to them, all in one
 	// transaction. Files that are gone are passed over: gone tells for each
 	// write whether that was so. New blocks that nothing points to after it go to the
-	// delete queue. If Commit returns an error nothing was changed.
+	// delete queue. Written extents behind the size that a file then has are cut off,
+	// lest they show when it grows. If Commit returns an error nothing was changed.
 	Commit(ctx context.Context, blocks []Block, writes []FileWrite) (gone []bool, err error)
 	// Replace makes a chunk point to a new block holding the same bytes
 	// (compaction): only if the chunk's extents still are old; ErrLayout if not.

@@ -48,9 +48,11 @@ type txn struct {
 	then    []func()  // after the commit, with the locks held
 	cached  bool      // the attribute cache knows of the commit
 	charged bool
-	revives bool     // may point to retired blocks: it holds them (see maintain.go)
-	value   []byte   // scratch for values
-	hkey    []byte   // scratch for history
+	revives bool   // may point to retired blocks: it holds them (see maintain.go)
+	value   []byte // scratch for values
+	hkey    []byte // scratch for history
+	hvalue  []byte
+	old     []byte   // scratch for values that were
 	written []uint64 // hashes of the keys of which there is history
 }
 
@@ -388,25 +390,38 @@ func (t *txn) flushNodes() error {
 		case n.removed && n.fresh:
 			continue
 		case n.removed:
-			t.key = appendInodeKey(t.key[:0], n.ino)
-			if err := t.del(t.key); err != nil {
+			if err := t.rememberNode(n); err != nil {
 				return err
 			}
+			t.w.Delete(t.key)
 			if err := t.charge(n.old.parent, -n.old.usage(), -1); err != nil {
 				return err
 			}
 		case n.fresh || n.inode != n.old:
-			t.value = n.encode(t.value[:0])
-			t.key = appendInodeKey(t.key[:0], n.ino)
-			if err := t.put(t.key, t.value); err != nil {
+			if err := t.rememberNode(n); err != nil {
 				return err
 			}
+			t.value = n.encode(t.value[:0])
+			t.w.Put(t.key, t.value)
 			if err := t.chargeNode(n); err != nil {
 				return err
 			}
 		}
 	}
 	return nil
+}
+
+// rememberNode is remember for an attribute record, and leaves its key in t.key.
+func (t *txn) rememberNode(n *node) error {
+	t.key = appendInodeKey(t.key[:0], n.ino)
+	if n.fresh {
+		return t.rememberAs(t.key, nil)
+	}
+	if !t.keeps(t.key) {
+		return nil
+	}
+	t.old = n.old.encode(t.old[:0])
+	return t.rememberAs(t.key, t.old)
 }
 
 func (t *txn) chargeNode(n *node) error {
@@ -444,9 +459,27 @@ func (t *txn) del(key []byte) error {
 	return nil
 }
 
+// keeps tells whether there is to be history of a record.
+func (t *txn) keeps(key []byte) bool { return t.e.historyOn.Load() && versioned(key[0]) }
+
 // remember writes what a versioned record was before this transaction.
 func (t *txn) remember(key []byte) error {
-	if !t.e.historyOn.Load() || !versioned(key[0]) {
+	if !t.keeps(key) {
+		return nil
+	}
+	old, err := t.view.value(key)
+	if err != nil {
+		return err
+	}
+	return t.rememberAs(key, old)
+}
+
+// hadNone is the value of a history record for a record that did not exist.
+var hadNone = []byte{0}
+
+// rememberAs is remember where the present value is known; nil: there is none.
+func (t *txn) rememberAs(key, old []byte) error {
+	if !t.keeps(key) {
 		return nil
 	}
 	t.hkey = appendHistoryKey(t.hkey[:0], key, t.stamp)
@@ -455,15 +488,12 @@ func (t *txn) remember(key []byte) error {
 			return err // this transaction has changed it before
 		}
 	}
-	old, err := t.view.value(key)
-	if err != nil {
-		return err
-	}
 	if old == nil {
-		t.w.Put(t.hkey, []byte{0})
+		t.w.Put(t.hkey, hadNone)
 		return nil
 	}
-	t.w.Put(t.hkey, append([]byte{1}, old...))
+	t.hvalue = append(append(t.hvalue[:0], 1), old...)
+	t.w.Put(t.hkey, t.hvalue)
 	return nil
 }
 
@@ -484,29 +514,49 @@ func (t *txn) mayHaveWritten(key []byte) bool {
 	return false
 }
 
-// putName gives a directory an entry: e.cookie is set if it is 0.
+// putName gives a directory an entry, with a new cookie if it has none: there must
+// be none of this name then, else one with the cookie.
 func (t *txn) putName(dir *node, name string, e *entry) error {
+	put := t.put
 	if e.cookie == 0 {
 		e.cookie = dir.next
 		dir.next++
+		put = t.putNew
 	}
 	t.value = e.encodeName(t.value[:0])
 	t.key = appendNameKey(t.key[:0], dir.ino, name)
-	if err := t.put(t.key, t.value); err != nil {
+	if err := put(t.key, t.value); err != nil {
 		return err
 	}
 	t.value = e.encodeEntry(t.value[:0], name)
 	t.key = appendEntryKey(t.key[:0], dir.ino, e.cookie)
-	return t.put(t.key, t.value)
+	return put(t.key, t.value)
 }
 
-func (t *txn) delName(dir *node, name string, e entry) error {
-	t.key = appendNameKey(t.key[:0], dir.ino, name)
-	if err := t.del(t.key); err != nil {
+// putNew is put of a record that is known not to be there.
+func (t *txn) putNew(key, value []byte) error {
+	if err := t.rememberAs(key, nil); err != nil {
 		return err
 	}
+	t.w.Put(key, value)
+	return nil
+}
+
+// delName removes an entry, which is as it was read.
+func (t *txn) delName(dir *node, name string, e entry) error {
+	t.key = appendNameKey(t.key[:0], dir.ino, name)
+	t.old = e.encodeName(t.old[:0])
+	if err := t.rememberAs(t.key, t.old); err != nil {
+		return err
+	}
+	t.w.Delete(t.key)
 	t.key = appendEntryKey(t.key[:0], dir.ino, e.cookie)
-	return t.del(t.key)
+	t.old = e.encodeEntry(t.old[:0], name)
+	if err := t.rememberAs(t.key, t.old); err != nil {
+		return err
+	}
+	t.w.Delete(t.key)
+	return nil
 }
 
 func (t *txn) putLink(ino, parent vfs.Ino, name string) error {
@@ -522,7 +572,7 @@ func (t *txn) delLink(ino, parent vfs.Ino, name string) error {
 func (t *txn) putTarget(ino vfs.Ino, target string) error {
 	t.key = appendTargetKey(t.key[:0], ino)
 	t.value = append(t.value[:0], target...)
-	return t.put(t.key, t.value)
+	return t.putNew(t.key, t.value)
 }
 
 func (t *txn) putXattr(ino vfs.Ino, name string, value []byte) error {
