@@ -2,10 +2,12 @@ package s3
 
 import (
 	"bytes"
+	"context"
 	"encoding/xml"
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -431,6 +433,32 @@ func TestRequests(t *testing.T) {
 		t.Fatal(err)
 	}
 	want("Authorization", "")
+}
+
+// TestBucketPlace: where the bucket stands in requests.
+func TestBucketPlace(t *testing.T) {
+	for want, change := range map[string]func(*Config){
+		"localhost/some-bucket/k": func(*Config) {},
+		"some-bucket.localhost/k": func(c *Config) { c.VirtualHost = true },
+	} {
+		var got string
+		s, _ := answering(t, func(w http.ResponseWriter, r *http.Request) {
+			host, _, _ := strings.Cut(r.Host, ":")
+			got = host + r.URL.Path
+			w.Header().Set("ETag", `"e"`)
+			w.Header().Set("Content-Length", "1")
+		}, func(c *Config) {
+			c.Endpoint = strings.Replace(c.Endpoint, "127.0.0.1", "localhost", 1)
+			c.Bucket = "some-bucket"
+		}, change)
+		s.http.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
+			_, port, _ := net.SplitHostPort(addr)
+			return (&net.Dialer{}).DialContext(ctx, network, "127.0.0.1:"+port)
+		}
+		if _, err := s.Head(t.Context(), "k"); err != nil || got != want {
+			t.Errorf("the server was asked for %s, want %s: %v", got, want, err)
+		}
+	}
 }
 
 func TestBadConfig(t *testing.T) {

@@ -81,9 +81,10 @@ type Config struct {
 	// Endpoint is the URL of a server other than Amazon's.
 	Endpoint string
 	Region   string // default with an Endpoint: us-east-1
-	// PathStyle puts the bucket into the path of URLs and not into the host's
-	// name. It is on by itself where the endpoint is an IP address or localhost.
-	PathStyle bool
+	// PathStyle puts the bucket into the path of URLs, VirtualHost into the host's
+	// name. With neither it is the host's name at Amazon, as Amazon wants it, and
+	// the path at other endpoints, which works without an entry in their DNS.
+	PathStyle, VirtualHost bool
 
 	Profile         string   // of the shared configuration files
 	ConfigFiles     []string // instead of ~/.aws/config
@@ -238,7 +239,7 @@ func open(ctx context.Context, cfg Config) (*Store, error) {
 		if cfg.Endpoint != "" {
 			o.BaseEndpoint = aws.String(cfg.Endpoint)
 		}
-		o.UsePathStyle = cfg.PathStyle || pathStyleHost(cfg.Endpoint)
+		o.UsePathStyle = cfg.PathStyle || cfg.Endpoint != "" && !cfg.VirtualHost
 		o.ContinueHeaderThresholdBytes = -1 // a round trip for each large body
 		o.DisableLogOutputChecksumValidationSkipped = true
 		if cfg.UserAgent != "" {
@@ -274,6 +275,9 @@ func (cfg *Config) fill() error {
 		if u.User != nil {
 			return invalid("the endpoint holds credentials; give them by environment, profile or options")
 		}
+	}
+	if cfg.PathStyle && cfg.VirtualHost {
+		return invalid("path style and virtual host exclude each other")
 	}
 	if cfg.Anonymous && cfg.Credentials != nil {
 		return invalid("anonymous access and credentials exclude each other")
@@ -325,17 +329,6 @@ func redactURL(s string) string {
 		return "…" + s[i:]
 	}
 	return s
-}
-
-// pathStyleHost reports whether the endpoint's host cannot have a bucket's name
-// put before it.
-func pathStyleHost(endpoint string) bool {
-	u, err := url.Parse(endpoint)
-	if err != nil {
-		return false
-	}
-	host := u.Hostname()
-	return host == "localhost" || net.ParseIP(host) != nil
 }
 
 func (cfg *Config) transport() (*http.Transport, error) {

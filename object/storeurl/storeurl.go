@@ -13,7 +13,8 @@
 //
 //	endpoint=URL          a server other than Amazon's
 //	region=NAME
-//	path-style=BOOL       the bucket in the path of requests, not in the host's name
+//	path-style=BOOL       the bucket in the path of requests, or in the host's name;
+//	                      otherwise as the server wants it as a rule
 //	profile=NAME          of the shared configuration files
 //	config-file=FILE, credentials-file=FILE
 //	anonymous=BOOL        sign nothing
@@ -203,7 +204,10 @@ func parseS3(u *url.URL, q *params) (*Location, error) {
 	}
 	q.string("endpoint", &cfg.Endpoint)
 	q.string("region", &cfg.Region)
-	q.bool("path-style", &cfg.PathStyle)
+	if _, given := q.values["path-style"]; given {
+		q.bool("path-style", &cfg.PathStyle)
+		cfg.VirtualHost = !cfg.PathStyle
+	}
 	q.string("profile", &cfg.Profile)
 	var configFile, credentialsFile string
 	q.string("config-file", &configFile)

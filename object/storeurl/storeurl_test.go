@@ -28,11 +28,11 @@ func TestParseS3(t *testing.T) {
 		c.StallTimeout != 5*time.Second || len(c.CredentialFiles) != 1 {
 		t.Errorf("parsed %+v", c)
 	}
-	l, err = Parse("s3://bucket?anonymous=yes&sse=true")
+	l, err = Parse("s3://bucket?anonymous=yes&sse=true&path-style=false")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if c := l.S3; c.Prefix != "" || !c.Anonymous || c.SSE != "AES256" || c.NoConditionalPut {
+	if c := l.S3; c.Prefix != "" || c.PathStyle || !c.VirtualHost || !c.Anonymous || c.SSE != "AES256" || c.NoConditionalPut {
 		t.Errorf("parsed %+v", c)
 	}
 }
