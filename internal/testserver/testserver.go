@@ -21,6 +21,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"sync"
 	"syscall"
 	"testing"
@@ -87,8 +88,9 @@ func (o *output) String() string {
 }
 
 // start runs a program until the end of the test and waits until ready returns
-// nil. The program dies with the test process, whatever happens to that.
-func start(t testing.TB, cmd *exec.Cmd, ready func() error) {
+// nil. The program dies with the test process, whatever happens to that. An error
+// is that of a program that ended at once.
+func start(t testing.TB, cmd *exec.Cmd, ready func() error) error {
 	t.Helper()
 	var out output
 	cmd.Stdout, cmd.Stderr = &out, &out
@@ -118,13 +120,19 @@ func start(t testing.TB, cmd *exec.Cmd, ready func() error) {
 	deadline := time.Now().Add(30 * time.Second)
 	for {
 		err := ready()
-		if err == nil {
-			return
-		}
 		select {
 		case derr := <-died:
 			died <- derr // for the clean-up
-			t.Fatalf("%s ended: %v\n%s", filepath.Base(cmd.Path), derr, out.String())
+			return fmt.Errorf("%s ended: %v\n%s", filepath.Base(cmd.Path), derr, out.String())
+		default:
+		}
+		if err == nil {
+			return nil
+		}
+		select {
+		case derr := <-died:
+			died <- derr
+			continue
 		case <-time.After(10 * time.Millisecond):
 		}
 		if time.Now().After(deadline) {
@@ -181,11 +189,18 @@ func startS3(t testing.TB, scheme string, flags ...string) (endpoint, bucket str
 		t.Fatal(err)
 	}
 	creds = Credentials{"massif-access", "massif-secret-of-a-test"}
-	addr := freeAddr(t)
-	cmd := exec.Command(program, append(flags, "--port", addr, "--quiet", "--keep-alive", "posix", dir)...)
-	cmd.Env = append(os.Environ(), "ROOT_ACCESS_KEY="+creds.AccessKey, "ROOT_SECRET_KEY="+creds.SecretKey)
-	start(t, cmd, func() error { return dial(addr) })
-	return fmt.Sprintf("%s://%s", scheme, addr), bucket, creds
+	for try := 1; ; try++ {
+		addr := freeAddr(t) // until somebody else takes it: then once more
+		cmd := exec.Command(program, append(slices.Clone(flags), "--port", addr, "--quiet", "--keep-alive", "posix", dir)...)
+		cmd.Env = append(os.Environ(), "ROOT_ACCESS_KEY="+creds.AccessKey, "ROOT_SECRET_KEY="+creds.SecretKey)
+		err := start(t, cmd, func() error { return dial(addr) })
+		if err == nil {
+			return fmt.Sprintf("%s://%s", scheme, addr), bucket, creds
+		}
+		if try == 5 {
+			t.Fatal(err)
+		}
+	}
 }
 
 // certificate makes a certificate for 127.0.0.1 that signs itself.

@@ -267,11 +267,11 @@ func (s *Store) List(ctx context.Context, opts object.ListOptions) (page object.
 func (s *Store) Delete(ctx context.Context, keys ...string) error {
 	failed := make(map[string]error)
 	left := keys
-	op := ""
+	first := ""
 	if len(keys) > 0 {
-		op = keys[0]
+		first = keys[0]
 	}
-	err := s.try(ctx, "delete", op, Retryable, func(ctx context.Context, _ int) error {
+	err := s.try(ctx, "delete", first, Retryable, func(ctx context.Context, _ int) error {
 		err := s.s.Delete(ctx, left...)
 		var de *object.DeleteError
 		if !errors.As(err, &de) || ctx.Err() != nil {
@@ -288,11 +288,10 @@ func (s *Store) Delete(ctx context.Context, keys ...string) error {
 		}
 		return last
 	})
+	if err != nil && len(left) == len(keys) {
+		return err // about all of them
+	}
 	if err != nil {
-		var oe *exhausted
-		if !errors.As(err, &oe) && Retryable(err) || len(failed) == 0 && len(left) == len(keys) {
-			return err
-		}
 		for _, key := range left {
 			failed[key] = err
 		}

@@ -10,12 +10,14 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"testing/iotest"
 	"time"
 
 	"github.com/massif-fs/massif/internal/testserver"
 	"github.com/massif-fs/massif/object"
 	"github.com/massif-fs/massif/object/objecttest"
 	"github.com/massif-fs/massif/object/retry"
+	"go.uber.org/goleak"
 )
 
 // These tests talk to a real server, mostly by way of a connection that is not to
@@ -347,4 +349,38 @@ func (c *countingListener) count() int {
 	n := <-c.n
 	c.n <- n
 	return n
+}
+
+// TestNothingLeft: no goroutine outlives its call, or at least the store.
+func TestNothingLeft(t *testing.T) {
+	cfg := serverConfig(t)
+	before := goleak.IgnoreCurrent()
+	s, err := Open(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	data := make([]byte, 12*mib)
+	if _, err := s.Put(t.Context(), "k", io.MultiReader(bytes.NewReader(data)), -1, nil); err != nil {
+		t.Fatal(err)
+	}
+	broken := io.MultiReader(bytes.NewReader(data), iotest.ErrReader(errors.New("broken")))
+	if _, err := s.Put(t.Context(), "k", broken, -1, nil); err == nil {
+		t.Error("a broken body was stored")
+	}
+	for range 3 {
+		ctx, cancel := context.WithCancel(t.Context())
+		body, _, err := s.Get(ctx, "k", 0, -1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.ReadFull(body, make([]byte, 1000)); err != nil {
+			t.Fatal(err)
+		}
+		cancel()
+		body.Close()
+	}
+	if err := s.Close(); err != nil {
+		t.Error(err)
+	}
+	goleak.VerifyNone(t, before)
 }
