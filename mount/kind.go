@@ -38,6 +38,9 @@ type Opened struct {
 	// Stats read the figures of the tree's parts, each a struct, for "massif stats"
 	// and metrics.
 	Stats map[string]func() any
+	// Drain, if not nil, waits until what was staged on the local disk is in the
+	// store. It is called after FS.Close; what it leaves is found by the next mount.
+	Drain func(ctx context.Context) error
 	// DropCaches, if not nil, forgets what could be read again.
 	DropCaches func() error
 	// Close, if not nil, is called after FS.Close.

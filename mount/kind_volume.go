@@ -32,6 +32,6 @@ func (t *VolumeTree) Open(ctx context.Context, env *Env) (*Opened, error) {
 	}
 	return &Opened{
 		FS: v.FS, Source: t.Name, Volume: v,
-		Stats: v.Stats(), DropCaches: v.Blocks.DropCaches, Close: v.Close,
+		Stats: v.Stats(), Drain: v.Blocks.Drain, DropCaches: v.Blocks.DropCaches, Close: v.Close,
 	}, nil
 }

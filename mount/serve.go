@@ -384,7 +384,28 @@ func (s *server) closeTree() error {
 			return errors.Join(s.forceClose(forcer), s.closeRest())
 		}
 	}
+	s.drain()
 	return s.closeRest()
+}
+
+// drain waits until the journal of write-back is in the store, or somebody forces
+// the end: then it stays on the disk for the next mount.
+func (s *server) drain() {
+	if s.opened.Drain == nil {
+		return
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	go func() {
+		select {
+		case <-s.forced:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	if err := s.opened.Drain(ctx); err != nil {
+		s.log.Warn("what lies in the journal is uploaded by the next mount", "point", s.point, "err", err)
+	}
 }
 
 // forceCloser is a tree that can be closed without storing everything.
