@@ -124,7 +124,9 @@ func newDoor(fs vfs.FS, opts Options) (*door, error) {
 		d.passthrough = !d.stateless && !d.writeback && os.Geteuid() == 0
 	}
 
-	d.xattrs, _ = fs.(vfs.XattrFS)
+	if !opts.NoXattr {
+		d.xattrs, _ = fs.(vfs.XattrFS)
+	}
 	d.acl = probeACL(d.xattrs)
 	if !p.Exclusive {
 		d.locks, _ = fs.(vfs.LockFS)

@@ -63,6 +63,11 @@ type Options struct {
 	// the kernel and so in its permission checks.
 	UID, GID, Umask *uint32
 
+	// NoXattr does without extended attributes and ACLs. With them the kernel asks
+	// for security.capability before the first write to each file, a message that
+	// costs small files much.
+	NoXattr bool
+
 	// MaxWrite bounds one READ or WRITE, in bytes. Default 1 MiB, which is also
 	// the kernel's limit unless fs.fuse.max_pages_limit was raised.
 	MaxWrite int
@@ -72,8 +77,10 @@ type Options struct {
 	// MaxBackground is how many requests without a waiting caller (readahead,
 	// write-back, asynchronous direct I/O) the kernel sends at once. Default 64.
 	MaxBackground int
-	// MaxRequestMemory bounds the buffers of incoming requests, in bytes. Default
-	// 64 MiB.
+	// MaxRequestMemory bounds the buffers of incoming requests, in bytes, most of
+	// it of writes in progress, each of which has a buffer of MaxWrite (of which it
+	// touches as much as it is long). While it is spent no request is taken, also
+	// none that could be answered at once. Default 128 MiB.
 	MaxRequestMemory int
 	// MaxOpenInodes bounds the Files the door itself keeps open on a mount
 	// without OPEN messages (see Stateless). Default 4096.
@@ -132,7 +139,7 @@ const (
 	defaultMaxWrite      = 1 << 20
 	defaultReadAhead     = 4 << 20
 	defaultMaxBackground = 64
-	defaultRequestMemory = 64 << 20
+	defaultRequestMemory = 128 << 20
 	defaultOpenInodes    = 4096
 )
 

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"runtime/debug"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -157,6 +158,41 @@ func (r *request) Done() <-chan struct{} {
 		})
 	}
 	return r.done
+}
+
+// AfterFunc is what package context asks of contexts of other make, so that those
+// derived from this one (context.WithTimeout, …) do not look at it after its end,
+// when it may be another request's.
+func (r *request) AfterFunc(f func()) (stop func() bool) {
+	done := r.Done()
+	if done == nil {
+		return func() bool { return true }
+	}
+	r.mu.Lock()
+	if r.over == nil {
+		r.over = make(chan struct{})
+	}
+	over := r.over
+	r.mu.Unlock()
+	var settled atomic.Bool
+	stopped := make(chan struct{})
+	r.door.waiters.Go(func() {
+		select {
+		case <-done:
+			if settled.CompareAndSwap(false, true) {
+				f()
+			}
+		case <-over:
+		case <-stopped:
+		}
+	})
+	return func() bool {
+		if !settled.CompareAndSwap(false, true) {
+			return false
+		}
+		close(stopped)
+		return true
+	}
 }
 
 // Err implements context.Context.

@@ -199,3 +199,33 @@ func TestMountHelper(t *testing.T) {
 		t.Error("still mounted")
 	}
 }
+
+// TestDerivedContexts: contexts made of a request's follow it, and never a later
+// one that uses the same memory.
+func TestDerivedContexts(t *testing.T) {
+	d := nullDoor(t, On)
+	h := &gofuse.InHeader{NodeId: 10}
+	for i := range 200 {
+		cancel := make(chan struct{})
+		var code gofuse.Status
+		r := d.begin(OpSetLock, cancel, h, "")
+		r.prompt = true
+		ctx, stop := context.WithCancel(r)
+		if i%2 == 0 {
+			close(cancel)
+			<-ctx.Done()
+		} else if ctx.Err() != nil {
+			t.Fatal("cancelled by nobody")
+		}
+		r.end(&code)
+		next := d.begin(OpGetAttr, make(chan struct{}), h, "") // likely the same memory
+		if i%2 == 1 {
+			if ctx.Err() != nil {
+				t.Fatal("cancelled by another request")
+			}
+		}
+		stop()
+		next.end(&code)
+	}
+	d.waiters.Wait()
+}
