@@ -34,11 +34,11 @@ func TestFsx(t *testing.T) {
 		setting int
 		fsx.Config
 	}{
-		{0, fsx.Config{Ops: ops, Seed: 1, SyncEvery: 1000}},
-		{0, fsx.Config{Ops: ops, Seed: 2, SyncEvery: 1000, Files: 3, Direct: true, MaxSize: 10 << 20, MaxLen: 256 << 10}},
+		{0, fsx.Config{Ops: ops * 5 / 4, Seed: 1, SyncEvery: 1000}},
+		{0, fsx.Config{Ops: ops / 2, Seed: 2, SyncEvery: 1000, Files: 3, Direct: true, MaxSize: 10 << 20, MaxLen: 256 << 10}},
 		{1, fsx.Config{Ops: ops, Seed: 3, SyncEvery: 300, MaxSize: 1 << 20}},
 		{2, fsx.Config{Ops: ops, Seed: 4, SyncEvery: 1000, Files: 2, MaxSize: 3 << 20}},
-		{3, fsx.Config{Ops: ops, Seed: 5, SyncEvery: 300, Files: 2, MaxSize: 1 << 20}},
+		{3, fsx.Config{Ops: ops * 5 / 4, Seed: 5, SyncEvery: 300, Files: 2, MaxSize: 1 << 20}},
 	}
 	for _, run := range runs {
 		set := settings[run.setting]
