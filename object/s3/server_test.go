@@ -367,6 +367,9 @@ func TestNothingLeft(t *testing.T) {
 	if _, err := s.Put(t.Context(), "k", broken, -1, nil); err == nil {
 		t.Error("a broken body was stored")
 	}
+	if n, err := s.AbortStale(t.Context(), "", time.Now().Add(time.Hour)); n != 0 || err != nil {
+		t.Errorf("%d uploads were left, %v", n, err)
+	}
 	for range 3 {
 		ctx, cancel := context.WithCancel(t.Context())
 		body, _, err := s.Get(ctx, "k", 0, -1)
