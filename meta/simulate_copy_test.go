@@ -105,7 +105,7 @@ func (s *simulation) copied(from *world, src, parent vfs.Ino, name string, stats
 		}
 		c := *from.clone().things[src]
 		x := &c
-		x.ino, x.opens = a.Ino, map[int]int{}
+		x.ino, x.opens, x.linkable = a.Ino, map[int]int{}, false
 		change(x, old)
 		made[src] = x
 		for name, ino := range x.names {

@@ -83,7 +83,7 @@ func (s *simulation) link() {
 		errnos = append(errnos, syscall.ESTALE)
 	case x.isDir():
 		errnos = append(errnos, syscall.EPERM)
-	case s.w.linked(ino) == 0:
+	case s.w.linked(ino) == 0 && !x.linkable:
 		errnos = append(errnos, syscall.ENOENT)
 	}
 	if d != nil && d.names[name] != 0 {
@@ -91,10 +91,30 @@ func (s *simulation) link() {
 	}
 	if s.expect(err, errnos...) {
 		d.put(name, x, now)
-		x.ctime = now
+		x.ctime, x.linkable = now, false
 		s.same(&a, x)
 		s.tock()
 	}
+}
+
+// tmpfile makes a file without a name.
+func (s *simulation) tmpfile() {
+	i := rapid.IntRange(0, len(s.sessions)-1).Draw(s.T, "session")
+	parent, linkable := s.dir(), rapid.IntRange(0, 3).Draw(s.T, "linkable") > 0
+	now := s.tick()
+	var a vfs.Attr
+	err := s.sessions[i].Tmpfile(bg, root, parent, 0o600, linkable, &a)
+	d, errno := s.w.dir(parent)
+	if !s.expect(err, errno) {
+		return
+	}
+	x := s.w.add(a.Ino, syscall.S_IFREG|0o600, now)
+	x.opens[i], x.linkable = 1, linkable
+	if d.mode&syscall.S_ISGID != 0 {
+		x.gid = d.gid
+	}
+	s.same(&a, x)
+	s.tock()
 }
 
 func (s *simulation) remove(rmdir bool) {

@@ -270,7 +270,7 @@ func (s *simulation) run() {
 		"":      often(s.check),
 		"mknod": create(syscall.S_IFREG), "create": create(syscall.S_IFREG), "mkdir": create(syscall.S_IFDIR), "symlink": create(syscall.S_IFLNK),
 		"fifo": create(syscall.S_IFIFO), "device": create(syscall.S_IFCHR),
-		"link": often(s.link), "link again": often(s.link), "unlink": often(func() { s.remove(false) }), "rmdir": often(func() { s.remove(true) }),
+		"link": often(s.link), "link again": often(s.link), "tmpfile": often(s.tmpfile), "unlink": often(func() { s.remove(false) }), "rmdir": often(func() { s.remove(true) }),
 		"rename": often(s.rename), "rename again": often(s.rename),
 		"setattr": often(s.setAttr), "touch": rarely(s.touch), "xattr": often(s.xattr),
 		"use": often(s.use), "end session": rarely(s.endSession),

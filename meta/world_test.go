@@ -30,6 +30,7 @@ type thing struct {
 	inline   []byte
 	segs     []seg       // of files, ordered by off
 	opens    map[int]int // by number of session
+	linkable bool        // has never had a name, but may get one
 
 	atime, mtime, ctime, btime vfs.Time
 }
