@@ -1,6 +1,7 @@
 package meta
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -193,4 +194,50 @@ func TestFaultsAndConflicts(t *testing.T) {
 	again := openVolume(t, db, v.clock)
 	again.verify()
 	again.ok(again.e.Close())
+}
+
+// unknownDB commits, and then says that it does not know.
+type unknownDB struct {
+	kv.DB
+	unknown bool
+}
+
+func (db *unknownDB) Update(ctx context.Context, fn func(kv.Txn) error) error {
+	err := db.DB.Update(ctx, fn)
+	if err == nil && db.unknown {
+		db.unknown = false
+		return kv.ErrUnknown
+	}
+	return err
+}
+
+func TestUnknownOutcome(t *testing.T) {
+	db := &unknownDB{DB: mem.New()}
+	if err := Create(bg, db, testFormat()); err != nil {
+		t.Fatal(err)
+	}
+	v := openVolume(t, db, newTestClock())
+	d := v.mkdir(vfs.Root, "d")
+	v.ok(v.e.SetQuota(bg, d, 1<<20, 10))
+	f := v.file(d, "f")
+	id, err := v.s.AllocBlocks(bg, 1)
+	v.ok(err)
+	var a vfs.Attr
+	for _, call := range []func() error{
+		func() error { return v.s.Mknod(bg, root, d, "g", syscall.S_IFREG, 0, &a) },
+		func() error {
+			_, err := v.s.Commit(bg, []Block{{id, 1000}}, []FileWrite{{Ino: f, Size: 1000, Chunks: []Chunk{{Extents: []Extent{{Len: 1000, Block: id, Size: 1000}}}}}})
+			return err
+		},
+		func() error { return v.s.Unlink(bg, root, d, "f", &a) },
+		func() error { return v.e.SetQuota(bg, d, 5, 5) },
+		func() error { return v.e.RemoveQuota(bg, d) },
+		func() error { return v.e.SetQuota(bg, d, 5, 5) },
+	} {
+		v.attr(d) // into the cache
+		db.unknown = true
+		v.want(call(), syscall.EIO)
+		v.verify()
+	}
+	v.ok(v.e.Close())
 }

@@ -246,3 +246,29 @@ func (v *view) names(dir vfs.Ino, cookie uint64, dst []listedName, limit int) ([
 	})
 	return dst, err
 }
+
+// recount reads the quotas again, when it cannot be told whether a transaction was
+// committed.
+func (e *Engine) recount() error {
+	e.gate.Lock()
+	defer e.gate.Unlock()
+	fresh := newQuotaTable()
+	err := e.view(e.ctx, func(v *view) error { return fresh.load(v, e.format.Load()) })
+	if err != nil {
+		return err
+	}
+	qt := e.quotas
+	qt.mu.Lock()
+	defer qt.mu.Unlock()
+	clear(qt.chains)
+	qt.volume.bytes, qt.volume.inodes = fresh.volume.bytes, fresh.volume.inodes
+	for ino, q := range qt.dirs { // what is held stays held
+		if f := fresh.dirs[ino]; f != nil {
+			f.heldBytes, f.heldInodes = q.heldBytes, q.heldInodes
+			*q = *f
+			fresh.dirs[ino] = q
+		}
+	}
+	qt.dirs = fresh.dirs
+	return nil
+}

@@ -123,6 +123,9 @@ func (e *Engine) transact(ctx context.Context, s *session, inos []vfs.Ino, alone
 	}
 	t.leave()
 	t.release()
+	if errors.Is(err, kv.ErrUnknown) {
+		err = errors.Join(err, e.recount())
+	}
 	return interrupted(err)
 }
 
