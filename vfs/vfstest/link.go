@@ -19,6 +19,9 @@ var linkTests = []test{
 		if g := e.lookup(sub, "g"); g != a {
 			e.Fatalf("link says %+v, lookup %+v", a, g)
 		}
+		if g := e.attr(f.Ino); g != a {
+			e.Fatalf("link says %+v, getattr %+v", a, g)
+		}
 		w := e.open(e.lookup(sub, "g").Ino, syscall.O_WRONLY)
 		e.write(w, []byte("two"), 0)
 		e.close(w)
