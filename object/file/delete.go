@@ -17,6 +17,9 @@ func (s *Store) Delete(ctx context.Context, keys ...string) error {
 	if s.opts.ReadOnly && len(keys) > 0 {
 		return wrap(op, keys[0], unix.EROFS)
 	}
+	if s.closed.Load() {
+		return wrap(op, "", errClosed)
+	}
 	failed := make(map[string]error)
 	inDir := make(map[string][]string) // directory: keys that were removed from it
 	for _, key := range keys {

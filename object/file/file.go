@@ -372,6 +372,7 @@ func (s *Store) Close() error {
 			unix.Close(fd)
 		}
 	}
+	s.locks.fd, s.root = -1, -1
 	return nil
 }
 
@@ -386,10 +387,12 @@ func (s *Store) begin(ctx context.Context, op string, keys ...string) error {
 		return &object.Error{Op: op, Key: strings.Join(keys, " → "), Err: err}
 	}
 	if s.closed.Load() {
-		return &object.Error{Op: op, Key: keys[0], Err: fmt.Errorf("%w: the store is closed", object.ErrInvalid)}
+		return &object.Error{Op: op, Key: keys[0], Err: errClosed}
 	}
 	return nil
 }
+
+var errClosed = fmt.Errorf("%w: the store is closed", object.ErrInvalid)
 
 // beginWrite is begin for operations that change something.
 func (s *Store) beginWrite(ctx context.Context, op string, keys ...string) error {

@@ -41,6 +41,9 @@ func (s *Store) list(ctx context.Context, opts object.ListOptions) (object.Page,
 	if err := ctx.Err(); err != nil {
 		return object.Page{}, err
 	}
+	if s.closed.Load() {
+		return object.Page{}, errClosed
+	}
 	if err := opts.Validate(); err != nil {
 		return object.Page{}, err
 	}

@@ -97,6 +97,9 @@ func (u *upload) part(n int) string { return fmt.Sprintf("%s/%d", u.dir, n) }
 // PutPart implements object.Upload.
 func (u *upload) PutPart(ctx context.Context, n int, body io.Reader, size int64) (object.Part, error) {
 	const op = "put part"
+	if err := u.s.beginWrite(ctx, op, u.key); err != nil {
+		return object.Part{}, err
+	}
 	if _, _, most := u.s.PartLimits(); n < 1 || n > most {
 		return object.Part{}, wrap(op, u.key, fmt.Errorf("%w: part number %d", object.ErrInvalid, n))
 	}

@@ -62,6 +62,12 @@ func TestOpen(t *testing.T) {
 	if _, err := s.Head(t.Context(), "k"); !errors.Is(err, object.ErrInvalid) {
 		t.Errorf("head after close: %v", err)
 	}
+	if _, err := s.List(t.Context(), object.ListOptions{}); !errors.Is(err, object.ErrInvalid) {
+		t.Errorf("list after close: %v", err)
+	}
+	if err := s.Delete(t.Context(), "k"); !errors.Is(err, object.ErrInvalid) {
+		t.Errorf("delete after close: %v", err)
+	}
 	// A later layout is refused.
 	if err := os.WriteFile(filepath.Join(dir, "a/b/c", ownFormat), []byte("massif objects 2\n"), 0o644); err != nil {
 		t.Fatal(err)
