@@ -86,6 +86,7 @@ func Run(t *testing.T, f Factory) {
 		{"List", s.testList},
 		{"ListMany", s.testListMany},
 		{"ListChanging", s.testListChanging},
+		{"Random", s.testRandom},
 		{"IfAbsent", s.testIfAbsent},
 		{"IfAbsentRace", s.testIfAbsentRace},
 		{"IfMatch", s.testIfMatch},
