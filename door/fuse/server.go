@@ -213,7 +213,14 @@ func (s *Server) unmount(detach bool) error {
 		return fmt.Errorf("unmount %s: another mount lies above it: %w", s.mountpoint, syscall.EBUSY)
 	}
 	if ok {
-		if err := kernelUnmount(s.mountpoint, detach); err != nil {
+		err := kernelUnmount(s.mountpoint, detach)
+		// Whoever looks at new mounts (file indexers, a child between fork and exec) is
+		// gone in a moment.
+		for wait := 2 * time.Millisecond; errors.Is(err, syscall.EBUSY) && wait <= 32*time.Millisecond; wait *= 2 {
+			time.Sleep(wait)
+			err = kernelUnmount(s.mountpoint, detach)
+		}
+		if err != nil {
 			return err
 		}
 	}
