@@ -12,6 +12,10 @@ import (
 // open File stays readable and writable.
 //
 // A Pin that comes after the inode is gone is harmless: calls give ESTALE.
+//
+// A door pins an inode at most once at a time and orders its Pins and Unpins of one
+// inode by a lock of its own, under which it calls them: they must be quick and wait
+// neither for I/O nor for other calls of the door.
 type Pinner interface {
 	Pin(ino Ino)
 	Unpin(ino Ino)
@@ -34,7 +38,13 @@ const (
 	XattrReplace uint32 = 2
 )
 
-// Names of the attributes that hold POSIX ACLs, in the kernel's binary form.
+// Names of the attributes that hold POSIX ACLs, in the kernel's binary form. A tree
+// that keeps them keeps their rules, too: an access ACL sets the permission bits
+// (one of owner, group and others alone is nothing but them: ENODATA when read); a
+// change of the mode changes the ACL's entries of owner, mask (or group) and others; new
+// inodes inherit the directory's default ACL in place of the umask, directories also as
+// their default; ill-formed ones give EINVAL. A tree without ACLs answers
+// EOPNOTSUPP for both names: doors ask once.
 const (
 	XattrACLAccess  = "system.posix_acl_access"
 	XattrACLDefault = "system.posix_acl_default"

@@ -83,7 +83,8 @@ const (
 	SetMtimeNow
 	// SetKillSUIDGID asks to clear the set-user-id bit, and the set-group-id bit
 	// of group-executable files, with the change (the door has found that the
-	// caller lacks the privilege to keep them).
+	// caller lacks the privilege to keep them). Directories and symbolic links are
+	// left as they are.
 	SetKillSUIDGID
 )
 

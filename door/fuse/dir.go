@@ -11,7 +11,7 @@ import (
 // OpenDir implements gofuse.RawFileSystem. Stateless mounts say ENOSYS, once: the
 // kernel then opens directories without a message and caches their listings.
 func (d *door) OpenDir(cancel <-chan struct{}, in *gofuse.OpenIn, out *gofuse.OpenOut) (code gofuse.Status) {
-	if d.stateless {
+	if d.stateless && !d.openDirs {
 		return gofuse.ENOSYS
 	}
 	r := d.begin(OpOpenDir, cancel, &in.InHeader, "")
@@ -138,7 +138,7 @@ func (d *door) addDots(r *request, ino, pos uint64, out *gofuse.DirEntryList, pl
 
 // dir finds the Dir of a message, and what to call when it is not used any more.
 func (d *door) dir(r *request, ino, fh uint64) (dir vfs.Dir, end func(), err error) {
-	if d.stateless {
+	if d.stateless && !d.openDirs {
 		if dir, err = d.fs.OpenDir(r, &r.caller, vfs.Ino(ino)); err != nil {
 			return nil, nil, err
 		}

@@ -37,6 +37,7 @@ type door struct {
 	// What was decided from options, policy and kernel.
 	readOnly    bool
 	stateless   bool
+	openDirs    bool // directories are opened with a message even if stateless
 	writeback   bool
 	passthrough bool
 	acl         bool
@@ -149,6 +150,12 @@ func newDoor(fs vfs.FS, opts Options) (*door, error) {
 // settle takes note of what the kernel can do.
 func (d *door) settle(flags uint64, minor uint32) {
 	d.kernelMinor = minor
+	if flags&gofuse.CAP_NO_OPEN_SUPPORT == 0 { // before 3.15: the error would reach programs
+		d.stateless = false
+	}
+	if flags&gofuse.CAP_NO_OPENDIR_SUPPORT == 0 { // before 5.1
+		d.openDirs = true
+	}
 	if flags&gofuse.CAP_PASSTHROUGH == 0 {
 		d.passthrough = false
 	}
