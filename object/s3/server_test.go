@@ -137,8 +137,6 @@ func proxied(t *testing.T) (*Store, *testserver.Proxy) {
 	}
 	p := testserver.NewProxy(t, u.Host)
 	cfg.Endpoint = "http://" + p.Addr()
-	cfg.StallTimeout = 300 * time.Millisecond
-	cfg.SlowTimeout = 300 * time.Millisecond
 	return mustOpen(t, cfg), p
 }
 
@@ -197,6 +195,8 @@ func TestBrokenConnections(t *testing.T) {
 	}
 	proxy.Set(testserver.Fault{CutRequest: 100_000})
 	wantKind(t, "put cut short", quick("put", put), object.ErrUnavailable)
+	impatient := func(d time.Duration) { s.cfg.StallTimeout, s.cfg.SlowTimeout = d, d }
+	impatient(200 * time.Millisecond)
 	for _, f := range []testserver.Fault{{StallAnswer: 100_000}, {StallAnswer: -1}, {StallRequest: -1}} {
 		proxy.Set(f)
 		for what, do := range map[string]func() error{"get": get, "read": read} {
@@ -209,6 +209,7 @@ func TestBrokenConnections(t *testing.T) {
 	}
 	proxy.Set(testserver.Fault{StallRequest: 100_000})
 	wantKind(t, "put stalled", quick("put", put), syscall.ETIMEDOUT, "no progress")
+	impatient(30 * time.Second)
 	proxy.Set(testserver.Fault{Flip: 500_000})
 	wantKind(t, "get damaged", quick("get", get), object.ErrCorrupt)
 
@@ -219,6 +220,7 @@ func TestBrokenConnections(t *testing.T) {
 	}
 
 	// With retries none of it is seen.
+	impatient(time.Second)
 	r := retry.New(s, retry.Options{First: time.Millisecond, Most: 2 * time.Millisecond})
 	for _, f := range []testserver.Fault{{Refuse: true}, {CutAnswer: 400_000}, {StallAnswer: 200_000}, {CutRequest: 300_000}} {
 		proxy.SetTimes(f, 2)
@@ -243,18 +245,18 @@ func TestBrokenConnections(t *testing.T) {
 // while, are all right.
 func TestSlowIsNotStalled(t *testing.T) {
 	s, proxy := proxied(t)
-	s.cfg.StallTimeout = time.Second
+	s.cfg.StallTimeout = 2 * time.Second
 	data := bytes.Repeat([]byte("x"), 300_000)
 	if _, err := s.Put(t.Context(), "k", bytes.NewReader(data), int64(len(data)), nil); err != nil {
 		t.Fatal(err)
 	}
-	proxy.Set(testserver.Fault{Delay: 150 * time.Millisecond})
+	proxy.Set(testserver.Fault{Delay: 50 * time.Millisecond})
 	body, _, err := s.Get(t.Context(), "k", 0, -1)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer body.Close()
-	time.Sleep(1200 * time.Millisecond) // longer than the watchdog waits
+	time.Sleep(2200 * time.Millisecond) // longer than the watchdog waits
 	if got, err := io.ReadAll(body); err != nil || len(got) != len(data) {
 		t.Errorf("%d bytes, %v", len(got), err)
 	}
