@@ -47,13 +47,12 @@ func (e *Engine) Clone(ctx context.Context, c *vfs.Caller, src, parent vfs.Ino, 
 	if c.UID != 0 {
 		k.owner = c
 	}
-	// With the gate held no transaction is under way: none that ends later has an
-	// earlier stamp.
+	// What is retired from here on has a later stamp, except by transactions under
+	// way: when the gate has been held alone they are over, and the source's state,
+	// which is read after that, does not need what they retired.
+	defer e.hold(e.clock.last.Load())()
 	e.gate.Lock()
-	stamp := e.clock.tick(e.now())
-	release := e.hold(stamp)
-	e.gate.Unlock()
-	defer release()
+	e.gate.Unlock() //nolint:staticcheck // held only to wait
 	stats, err := k.run(ctx, e, src)
 	return stats, fail("clone", name, err)
 }
