@@ -10,8 +10,8 @@ import (
 
 // nodeTable knows which inodes the kernel knows: how often it was told of each
 // (nlookup), so that the tree's Pin and Unpin are called when the first telling
-// is made and the last one forgotten. On stateless mounts it also holds the
-// Files that the door opened by inode number; for passthrough, what backs an inode.
+// is made and the last one forgotten. The kernel may know millions, so this takes
+// a few words each. What is in use besides is a node (see inuse.go).
 //
 // Sharded by inode number; a shard's lock is held while Pin and Unpin are
 // called, which orders them, and never during other calls of the tree.
@@ -20,47 +20,44 @@ type nodeTable struct {
 	open   func(ctx context.Context, ino vfs.Ino) (vfs.File, error)
 	limit  int // open Files a shard may keep
 	shards [nodeShards]nodeShard
-	files  atomic.Int64
+	total  atomic.Int64 // inodes the kernel knows
+	files  atomic.Int64 // open Files
 }
 
 const nodeShards = 128
 
 type nodeShard struct {
 	mu    sync.Mutex
+	told  map[uint64]told
 	nodes map[uint64]*node
-	// Open Files in order of use, most recent first.
+	// Nodes with an open File in order of use, most recent first.
 	head, tail *node
 	open       int
 	_          [64]byte
 }
 
-// node is an inode that the kernel knows or that is in use.
-type node struct {
-	ino     uint64
-	nlookup uint64
-	users   int // calls in progress that hold the node
-	// learnt: this process has told the kernel of the inode. Where it has not, a
-	// predecessor did, and the kernel may use the inode at any time.
-	learnt bool
+// told is what the door remembers of an inode that the kernel knows:
+//
+//	bits 63–16  how often the kernel was told
+//	bits 15–1   changes of the mode, modulo 2^15
+//	bit 0       plain: the inode was seen without set-id bits, and its mode has
+//	            not been set since. Trusted on exclusive trees only.
+type told uint64
 
-	opening    sync.Mutex // one OpenInode at a time
-	file       vfs.File
-	prev, next *node
+const (
+	toldOnce  told = 1 << 16
+	toldMode  told = 1 << 1
+	toldModes told = 1<<16 - toldMode
+	toldPlain told = 1
+)
 
-	// plain: the door has seen that no set-id bits are there, and nobody has set
-	// the mode since. Trusted on exclusive trees only.
-	plain bool
-	modes uint32 // changes of the mode
-
-	// How the handles of this inode do their I/O: all in one way (see backing.go).
-	handles int // open handles
-	backing *backing
-}
+func (t told) count() uint64 { return uint64(t >> 16) }
 
 func (t *nodeTable) init(pin vfs.Pinner, limit int, open func(context.Context, vfs.Ino) (vfs.File, error)) {
 	t.pin, t.open = pin, open
 	t.limit = max(limit/nodeShards, 1)
 	for i := range t.shards {
+		t.shards[i].told = make(map[uint64]told)
 		t.shards[i].nodes = make(map[uint64]*node)
 	}
 }
@@ -69,24 +66,21 @@ func (t *nodeTable) shard(ino uint64) *nodeShard {
 	return &t.shards[(ino*0x9e3779b97f4a7c15)>>57]
 }
 
-func (s *nodeShard) get(ino uint64) *node {
-	n := s.nodes[ino]
-	if n == nil {
-		n = &node{ino: ino}
-		s.nodes[ino] = n
-	}
-	return n
-}
-
 // learn counts that the kernel is told of an inode.
 func (t *nodeTable) learn(ino uint64) {
 	s := t.shard(ino)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	n := s.get(ino)
-	n.nlookup++
-	n.learnt = true
-	if n.nlookup == 1 && t.pin != nil {
+	k := s.told[ino]
+	s.told[ino] = k + toldOnce
+	if k.count() > 0 {
+		return
+	}
+	t.total.Add(1)
+	if n := s.nodes[ino]; n != nil {
+		n.forgotten = false
+	}
+	if t.pin != nil {
 		t.pin.Pin(vfs.Ino(ino))
 	}
 }
@@ -95,130 +89,32 @@ func (t *nodeTable) learn(ino uint64) {
 // successor process starts without the counts of its predecessor.
 func (t *nodeTable) forget(ino, count uint64) {
 	s := t.shard(ino)
-	s.mu.Lock()
-	n := s.nodes[ino]
-	if n == nil {
-		s.mu.Unlock()
-		return
+	closing := t.forgetLocked(s, ino, count)
+	if closing != nil {
+		t.close(closing)
 	}
-	had := n.nlookup
-	n.nlookup -= min(count, had)
-	var closing vfs.File
-	if n.nlookup == 0 {
+}
+
+func (t *nodeTable) forgetLocked(s *nodeShard, ino, count uint64) (closing vfs.File) {
+	s.mu.Lock()
+	defer s.mu.Unlock() // also if Unpin panics
+	k, known := s.told[ino]
+	if known && count < k.count() {
+		s.told[ino] = k - told(count)*toldOnce
+		return nil
+	}
+	if n := s.nodes[ino]; n != nil {
+		n.forgotten = true
 		closing = s.drop(n)
-		if had > 0 && t.pin != nil {
-			t.unpinLocked(s, ino)
+	}
+	if known {
+		delete(s.told, ino)
+		t.total.Add(-1)
+		if t.pin != nil {
+			t.pin.Unpin(vfs.Ino(ino))
 		}
 	}
-	s.mu.Unlock()
-	if closing != nil {
-		t.close(closing)
-	}
-}
-
-// unpinLocked calls Unpin under the shard's lock, which a panic of the tree must
-// not leave locked.
-func (t *nodeTable) unpinLocked(s *nodeShard, ino uint64) {
-	defer func() {
-		if p := recover(); p != nil {
-			s.mu.Unlock()
-			panic(p)
-		}
-	}()
-	t.pin.Unpin(vfs.Ino(ino))
-}
-
-// drop removes a node that nobody needs; it returns the File to close.
-func (s *nodeShard) drop(n *node) (closing vfs.File) {
-	if n.nlookup > 0 || n.users > 0 || n.handles > 0 {
-		return nil
-	}
-	if n.file != nil {
-		closing = n.file
-		s.unlinkFile(n)
-	}
-	delete(s.nodes, n.ino)
 	return closing
-}
-
-func (t *nodeTable) close(f vfs.File) {
-	t.files.Add(-1)
-	f.Close() // an OpenInode File: Close has nothing to report
-}
-
-// acquire returns the door's own File of an inode (stateless mounts), which
-// stays open until release.
-func (t *nodeTable) acquire(ctx context.Context, ino uint64) (*node, error) {
-	s := t.shard(ino)
-	s.mu.Lock()
-	n := s.get(ino)
-	n.users++
-	if n.file != nil {
-		s.touch(n)
-		s.mu.Unlock()
-		return n, nil
-	}
-	s.mu.Unlock()
-	if err := t.openNode(ctx, s, n); err != nil {
-		t.release(n)
-		return nil, err
-	}
-	return n, nil
-}
-
-func (t *nodeTable) openNode(ctx context.Context, s *nodeShard, n *node) error {
-	n.opening.Lock()
-	defer n.opening.Unlock()
-	s.mu.Lock()
-	have := n.file != nil
-	s.mu.Unlock()
-	if have {
-		return nil
-	}
-	f, err := t.open(ctx, vfs.Ino(n.ino))
-	if err != nil {
-		return err
-	}
-	t.files.Add(1)
-	s.mu.Lock()
-	n.file = f
-	s.push(n)
-	s.open++
-	victim := s.evict(t.limit)
-	s.mu.Unlock()
-	if victim != nil {
-		t.close(victim)
-	}
-	return nil
-}
-
-// release ends an acquire or a hold.
-func (t *nodeTable) release(n *node) {
-	s := t.shard(n.ino)
-	s.mu.Lock()
-	n.users--
-	var closing vfs.File
-	if n.users == 0 {
-		if n.nlookup == 0 && (n.learnt || n.file == nil) {
-			closing = s.drop(n)
-		} else {
-			closing = s.evict(t.limit)
-		}
-	}
-	s.mu.Unlock()
-	if closing != nil {
-		t.close(closing)
-	}
-}
-
-// hold keeps a node in the table without opening a File.
-func (t *nodeTable) hold(ino uint64) *node {
-	s := t.shard(ino)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	n := s.get(ino)
-	n.users++
-	return n
 }
 
 // known tells whether the kernel may know an inode.
@@ -226,37 +122,27 @@ func (t *nodeTable) known(ino uint64) bool {
 	s := t.shard(ino)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	n := s.nodes[ino]
-	return n != nil && n.nlookup > 0
+	_, ok := s.told[ino]
+	return ok
 }
 
-// inos calls fn with every inode the kernel may know.
-func (t *nodeTable) inos(fn func(ino uint64)) {
+// inos calls fn with every inode the kernel may know, until it returns false.
+func (t *nodeTable) inos(fn func(ino uint64) bool) {
 	var list []uint64
 	for i := range t.shards {
 		s := &t.shards[i]
 		list = list[:0]
 		s.mu.Lock()
-		for ino, n := range s.nodes {
-			if n.nlookup > 0 {
-				list = append(list, ino)
-			}
+		for ino := range s.told {
+			list = append(list, ino)
 		}
 		s.mu.Unlock()
 		for _, ino := range list {
-			fn(ino)
+			if !fn(ino) {
+				return
+			}
 		}
 	}
-}
-
-func (t *nodeTable) count() (nodes int) {
-	for i := range t.shards {
-		s := &t.shards[i]
-		s.mu.Lock()
-		nodes += len(s.nodes)
-		s.mu.Unlock()
-	}
-	return nodes
 }
 
 // forgetAll closes all Files and unpins all inodes, when the kernel is gone.
@@ -264,87 +150,27 @@ func (t *nodeTable) forgetAll() {
 	for i := range t.shards {
 		s := &t.shards[i]
 		var files []vfs.File
-		var pinned []uint64
 		s.mu.Lock()
-		for ino, n := range s.nodes {
+		for _, n := range s.nodes {
 			if n.file != nil {
 				files = append(files, n.file)
 				s.unlinkFile(n)
 			}
-			if n.nlookup > 0 {
-				pinned = append(pinned, ino)
-			}
 		}
 		clear(s.nodes)
+		pinned := s.told
+		s.told = make(map[uint64]told)
 		s.mu.Unlock()
 		for _, f := range files {
 			t.close(f)
 		}
+		t.total.Add(-int64(len(pinned)))
 		if t.pin != nil {
-			for _, ino := range pinned {
+			for ino := range pinned {
 				t.pin.Unpin(vfs.Ino(ino))
 			}
 		}
 	}
-}
-
-// The list of open Files of a shard.
-
-func (s *nodeShard) push(n *node) {
-	n.prev, n.next = nil, s.head
-	if s.head != nil {
-		s.head.prev = n
-	}
-	s.head = n
-	if s.tail == nil {
-		s.tail = n
-	}
-}
-
-func (s *nodeShard) remove(n *node) {
-	if n.prev != nil {
-		n.prev.next = n.next
-	} else {
-		s.head = n.next
-	}
-	if n.next != nil {
-		n.next.prev = n.prev
-	} else {
-		s.tail = n.prev
-	}
-	n.prev, n.next = nil, nil
-}
-
-func (s *nodeShard) touch(n *node) {
-	if s.head != n {
-		s.remove(n)
-		s.push(n)
-	}
-}
-
-func (s *nodeShard) unlinkFile(n *node) {
-	n.file = nil
-	s.remove(n)
-	s.open--
-}
-
-// evict takes the least recently used File that is not in use away from its
-// node, if there are more than limit.
-func (s *nodeShard) evict(limit int) vfs.File {
-	if s.open <= limit {
-		return nil
-	}
-	for n := s.tail; n != nil; n = n.prev {
-		if n.users == 0 {
-			f := n.file
-			s.unlinkFile(n)
-			if n.nlookup == 0 {
-				s.drop(n)
-			}
-			return f
-		}
-	}
-	return nil
 }
 
 // modeChange notes that an inode's mode may be another from now on.
@@ -352,31 +178,27 @@ func (t *nodeTable) modeChange(ino uint64) {
 	s := t.shard(ino)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if n := s.nodes[ino]; n != nil {
-		n.plain = false
-		n.modes++
+	if k, ok := s.told[ino]; ok {
+		s.told[ino] = k&^(toldModes|toldPlain) | (k+toldMode)&toldModes
 	}
 }
 
 // modes counts the changes of an inode's mode; setPlain takes the count.
-func (t *nodeTable) modes(ino uint64) uint32 {
+func (t *nodeTable) modes(ino uint64) told {
 	s := t.shard(ino)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if n := s.nodes[ino]; n != nil {
-		return n.modes
-	}
-	return 0
+	return s.told[ino] & toldModes
 }
 
 // setPlain notes that an inode was seen without set-id bits, unless its mode has
 // been changed since modes was asked.
-func (t *nodeTable) setPlain(ino uint64, modes uint32) {
+func (t *nodeTable) setPlain(ino uint64, modes told) {
 	s := t.shard(ino)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if n := s.nodes[ino]; n != nil && n.modes == modes {
-		n.plain = true
+	if k, ok := s.told[ino]; ok && k&toldModes == modes {
+		s.told[ino] = k | toldPlain
 	}
 }
 
@@ -384,6 +206,5 @@ func (t *nodeTable) isPlain(ino uint64) bool {
 	s := t.shard(ino)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	n := s.nodes[ino]
-	return n != nil && n.plain
+	return s.told[ino]&toldPlain != 0
 }

@@ -222,7 +222,7 @@ func (n *notifier) dropPages() {
 func (n *notifier) dropAll() {
 	n.all.Add(1)
 	n.epoch()
-	n.door.nodes.inos(func(ino uint64) { n.data(ino, 0, -1) })
+	n.door.nodes.inos(func(ino uint64) bool { n.data(ino, 0, -1); return true })
 }
 
 // attributesNow drops cached attributes from a request's goroutine, which is

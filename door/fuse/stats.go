@@ -67,7 +67,7 @@ func (s *Server) Stats() Stats {
 		Stateless:  d.stateless, WritebackCache: d.writeback, Passthrough: d.passthrough, ACL: d.acl,
 		ReadOnly: d.readOnly, KernelMinor: d.kernelMinor,
 		InFlight: d.inflight.Load(), Idle: d.now() - time.Duration(d.lastRequest.Load()),
-		Nodes: d.nodes.count(), Handles: d.handles.count(), OpenFiles: d.nodes.files.Load(), Panics: d.panics.Load(),
+		Nodes: int(d.nodes.total.Load()), Handles: d.handles.count(), OpenFiles: d.nodes.files.Load(), Panics: d.panics.Load(),
 		Invalidations: d.notify.sent.Load(), InvalidationsAll: d.notify.all.Load(),
 	}
 	for op := range d.counts {

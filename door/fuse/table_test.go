@@ -106,8 +106,49 @@ func TestNodeTable(t *testing.T) {
 			t.Errorf("inode %d is still pinned", ino)
 		}
 	}
-	if open.Load() != 0 || table.count() != 0 || table.files.Load() != 0 {
-		t.Errorf("%d Files and %d nodes are left", open.Load(), table.count())
+	if open.Load() != 0 || table.inUse() != 0 || table.files.Load() != 0 || table.total.Load() != 0 {
+		t.Errorf("%d Files, %d nodes and %d inodes are left", open.Load(), table.inUse(), table.total.Load())
+	}
+}
+
+// TestPlain: the door believes in the absence of set-id bits only while nobody sets
+// the mode.
+func TestPlain(t *testing.T) {
+	var table nodeTable
+	table.init(nil, 1, nil)
+	table.setPlain(5, 0)
+	if table.isPlain(5) {
+		t.Error("an inode that the kernel does not know is plain")
+	}
+	table.learn(5)
+	table.learn(5)
+	seen := table.modes(5)
+	table.setPlain(5, seen)
+	if !table.isPlain(5) {
+		t.Error("not plain")
+	}
+	table.modeChange(5)
+	if table.isPlain(5) {
+		t.Error("plain after a change")
+	}
+	table.setPlain(5, seen)
+	if table.isPlain(5) {
+		t.Error("plain by what was seen before the change")
+	}
+	for range 1<<15 + 3 {
+		table.modeChange(5)
+	}
+	if n := table.shard(5).told[5].count(); n != 2 {
+		t.Errorf("the changes of the mode made the count %d", n)
+	}
+	table.setPlain(5, table.modes(5))
+	table.forget(5, 1)
+	if !table.isPlain(5) || table.total.Load() != 1 {
+		t.Error("forgotten too early")
+	}
+	table.forget(5, 1)
+	if table.isPlain(5) || table.known(5) {
+		t.Error("not forgotten")
 	}
 }
 
