@@ -117,6 +117,9 @@ func (g *Registry) Create(ctx context.Context, o CreateOptions) (r *Record, err 
 	if err := createMeta(ctx, buildMeta, format); err != nil {
 		return nil, err
 	}
+	if err := os.WriteFile(filepath.Join(temp, lockFile), nil, 0o600); err != nil {
+		return nil, fmt.Errorf("volume %s: %w", format.Name, err)
+	}
 	if err := writeRecord(temp, r); err != nil {
 		return nil, fmt.Errorf("volume %s: %w", format.Name, err)
 	}

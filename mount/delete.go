@@ -42,16 +42,21 @@ func (g *Registry) Delete(ctx context.Context, name string, o DeleteOptions) err
 	if store, ok := localDir(record.Store); ok && o.KeepStore && within(store, record.dir) {
 		return fmt.Errorf("volume %s: its store %s lies in the volume's own directory and cannot be kept; copy it first", name, store)
 	}
-	// The database's lock keeps mounts away for as long as this takes. A database
-	// that is gone or cannot be opened any more must not keep its volume for ever.
-	if exists(dir) {
+	// Nobody opens the volume from here on.
+	open, err := record.lockOpen()
+	if err != nil {
+		return err
+	}
+	defer open.Close()
+	if exists(dir) { // the database may also be in use by something else
 		db, err := openDatabase(dir, 0, false, quietLogger())
 		switch {
 		case err == nil:
 			defer db.Close()
 		case isLocked(err):
-			return &InUseError{Name: name, Running: findVolume(record.UUID)}
+			return &InUseError{Name: name}
 		}
+		// A database that cannot be opened any more must not keep its volume for ever.
 	}
 	if !record.Deleting {
 		record.Deleting = true

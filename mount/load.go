@@ -140,6 +140,9 @@ func (l *loading) create(ctx context.Context, name string) (err error) {
 	if err := l.fill(ctx, build, r); err != nil {
 		return err
 	}
+	if err := os.WriteFile(filepath.Join(temp, lockFile), nil, 0o600); err != nil {
+		return fmt.Errorf("volume %s: %w", name, err)
+	}
 	if err := writeRecord(temp, r); err != nil {
 		return fmt.Errorf("volume %s: %w", name, err)
 	}
@@ -163,12 +166,12 @@ func (l *loading) replace(ctx context.Context, r *Record) (err error) {
 	if err != nil {
 		return err
 	}
-	// A damaged database may not open, but a living mount has its lock, and the
-	// mount would not see that its files are gone.
-	if running := findVolume(r.UUID); running != nil {
-		return &InUseError{Name: r.Name, Running: running}
+	open, err := r.lockOpen()
+	if err != nil {
+		return err
 	}
-	if exists(dir) {
+	defer open.Close()
+	if exists(dir) { // it may be damaged, but must not be in use
 		db, err := openDatabase(dir, 0, false, quietLogger())
 		if isLocked(err) {
 			return &InUseError{Name: r.Name}
@@ -179,7 +182,7 @@ func (l *loading) replace(ctx context.Context, r *Record) (err error) {
 			}
 		}
 	}
-	build, err := os.MkdirTemp(filepath.Dir(dir), ".load-")
+	build, err := os.MkdirTemp(filepath.Dir(dir), scratchPrefix)
 	if err != nil {
 		return fmt.Errorf("volume %s: %w", r.Name, err)
 	}

@@ -234,7 +234,7 @@ func (v *Volume) walk(ctx context.Context, progress func(any)) func(fn func(uint
 
 // scratch makes an empty database for remembering things during an operation.
 func (v *Volume) scratch() (*pebble.DB, func(), error) {
-	dir, err := os.MkdirTemp(v.Record.dir, ".scratch-")
+	dir, err := os.MkdirTemp(v.Record.dir, scratchPrefix)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -18,6 +18,7 @@ import (
 // with one directory for each volume, named as the volume, which holds
 //
 //	volume.json   the record (mode 0600)
+//	lock          locked by the process that has the volume open
 //	meta/         the metadata database, unless it is elsewhere
 //	store/        the blocks, unless they are elsewhere
 //	cache/        the disk cache, unless it is elsewhere
@@ -154,6 +155,62 @@ func (g *Registry) names() ([]string, error) {
 	return names, nil
 }
 
+// lockFile is locked by the process that has a volume open, deletes it or changes
+// its metadata for others.
+const lockFile = "lock"
+
+// lockOpen takes the volume's lock, or returns an *InUseError. It is released with
+// the file.
+func (r *Record) lockOpen() (*os.File, error) {
+	f, err := os.OpenFile(filepath.Join(r.dir, lockFile), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("volume %s: %w", r.Name, err)
+	}
+	err = unix.FcntlFlock(f.Fd(), unix.F_OFD_SETLK, &unix.Flock_t{Type: unix.F_WRLCK})
+	if err == nil {
+		return f, nil
+	}
+	f.Close()
+	if errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EACCES) {
+		return nil, &InUseError{Name: r.Name, Running: findVolume(r.UUID)}
+	}
+	return nil, fmt.Errorf("volume %s: lock: %w", r.Name, err)
+}
+
+// sweep removes what operations that were interrupted have left in the volume's
+// directory. The volume's lock is held: none is under way.
+func (r *Record) sweep() error {
+	left, err := filepath.Glob(filepath.Join(r.dir, scratchPrefix+"*"))
+	for _, dir := range left {
+		err = errors.Join(err, os.RemoveAll(dir))
+	}
+	if err != nil {
+		return fmt.Errorf("volume %s: clean-up: %w", r.Name, err)
+	}
+	return nil
+}
+
+// scratchPrefix begins the names of directories that an operation on a volume needs
+// for itself.
+const scratchPrefix = ".scratch-"
+
+// sweep removes what creations and deletions that were interrupted have left. The
+// registry's lock is held: none is under way.
+func (g *Registry) sweep() error {
+	var errs []error
+	for _, pattern := range []string{".new-*", ".deleted-*"} {
+		left, err := filepath.Glob(filepath.Join(g.dir, pattern))
+		errs = append(errs, err)
+		for _, dir := range left {
+			errs = append(errs, os.RemoveAll(dir))
+		}
+	}
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("volumes: clean-up: %w", err)
+	}
+	return nil
+}
+
 // lock keeps two creations or deletions from meeting. It is released with the file.
 func (g *Registry) lock() (*os.File, error) {
 	if err := os.MkdirAll(g.dir, 0o700); err != nil {
@@ -166,6 +223,10 @@ func (g *Registry) lock() (*os.File, error) {
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX); err != nil {
 		f.Close()
 		return nil, fmt.Errorf("volumes: lock: %w", err)
+	}
+	if err := g.sweep(); err != nil {
+		f.Close()
+		return nil, err
 	}
 	return f, nil
 }

@@ -77,7 +77,7 @@ func Serve(ctx context.Context, spec *Spec, point string, o ServeOptions) error 
 	if o.Ready != nil {
 		o.Ready()
 	}
-	if _, err := daemon.SdNotify(false, daemon.SdNotifyReady); err != nil {
+	if _, err := daemon.SdNotify(false, fmt.Sprintf("%s\nMAINPID=%d", daemon.SdNotifyReady, os.Getpid())); err != nil {
 		s.log.Warn("systemd was not told that the mount is ready", "err", err)
 	}
 	s.stay(ctx, signals)

@@ -90,6 +90,14 @@ func (g *Registry) OpenVolume(ctx context.Context, name string, o OpenOptions) (
 			v = nil
 		}
 	}()
+	lock, err := record.lockOpen()
+	if err != nil {
+		return v, err
+	}
+	v.close = append(v.close, lock.Close)
+	if err := record.sweep(); err != nil {
+		return v, err
+	}
 	memory := divideMemory(memoryLimit(o.Options))
 	// The store first: a volume whose store is not the right one stays untouched.
 	if err := v.openObjects(ctx); err != nil {

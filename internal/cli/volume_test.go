@@ -84,6 +84,35 @@ func TestVolumeLife(t *testing.T) {
 	}
 }
 
+// A deletion that was interrupted is finished by repeating it; meanwhile the volume
+// cannot be used. Leftovers of interrupted creations go with the next one.
+func TestInterruptedDeletion(t *testing.T) {
+	w := newWorld(t)
+	w.must("volume", "create", "v")
+	record := filepath.Join(w.home, "volumes", "v", "volume.json")
+	text, err := os.ReadFile(record)
+	if err != nil {
+		t.Fatal(err)
+	}
+	deleting := strings.Replace(string(text), "{", `{"deleting": true,`, 1)
+	if err := os.WriteFile(record, []byte(deleting), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	w.refuse(1, "is being deleted", "mount", "v", w.mnt)
+	w.refuse(1, "is being deleted", "volume", "info", "v")
+	if out := w.must("volume", "list"); !strings.Contains(out, "(being deleted)") {
+		t.Errorf("list: %s", out)
+	}
+	leftover := filepath.Join(w.home, "volumes", ".new-x-123", "meta")
+	if err := os.MkdirAll(leftover, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	w.must("volume", "delete", "v", "--yes")
+	if left := tree(t, filepath.Join(w.home, "volumes")); !cmp.Equal(left, map[string]string{"./": "", ".lock": ""}) {
+		t.Errorf("left behind: %v", left)
+	}
+}
+
 func TestVolumeElsewhere(t *testing.T) {
 	needFUSE(t)
 	w := newWorld(t)
