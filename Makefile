@@ -46,7 +46,7 @@ check:
 
 # Speed beside the plain local file system (and JuiceFS, if it is on PATH).
 bench: build
-	$(GO) run ./internal/bench -massif bin/massif $(BENCHARGS)
+	$(GO) run ./internal/bench -massif $(CURDIR)/bin/massif $(BENCHARGS)
 
 # Each fuzz test for FUZZTIME.
 fuzz:
