@@ -53,6 +53,7 @@ type door struct {
 	conn    *os.File // the connection, for notifications and ioctls
 	connFd  int      // its descriptor
 	notify  notifier
+	pruner  pruner
 
 	inflight    atomic.Int64
 	waiters     sync.WaitGroup // of requests that may be interrupted

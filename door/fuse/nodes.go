@@ -20,8 +20,9 @@ type nodeTable struct {
 	open   func(ctx context.Context, ino vfs.Ino) (vfs.File, error)
 	limit  int // open Files a shard may keep
 	shards [nodeShards]nodeShard
-	total  atomic.Int64 // inodes the kernel knows
-	files  atomic.Int64 // open Files
+	total  atomic.Int64      // inodes the kernel knows
+	files  atomic.Int64      // open Files
+	grown  func(total int64) // told of each new inode; may be nil
 }
 
 const nodeShards = 128
@@ -76,7 +77,9 @@ func (t *nodeTable) learn(ino uint64) {
 	if k.count() > 0 {
 		return
 	}
-	t.total.Add(1)
+	if total := t.total.Add(1); t.grown != nil {
+		t.grown(total)
+	}
 	if n := s.nodes[ino]; n != nil {
 		n.forgotten = false
 	}

@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"time"
 
 	gofuse "github.com/hanwen/go-fuse/v2/fuse"
 
@@ -178,6 +179,54 @@ func TestNoAllocations(t *testing.T) {
 				t.Errorf("stateless %v: %s makes %v allocations", stateless, name, n)
 			}
 		}
+	}
+}
+
+// TestPrune: the kernel is kept from remembering too much.
+func TestPrune(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root")
+	}
+	mnt := t.TempDir()
+	tree := &nullFS{files: 3000, policy: vfs.Policy{EntryValid: vfs.Forever, AttrValid: vfs.Forever}}
+	s, err := Mount(tree, mnt, Options{MaxNodes: 500, Passthrough: Off})
+	if err != nil {
+		t.Skip(err)
+	}
+	defer func() {
+		if err := s.Unmount(); err != nil {
+			t.Error(err)
+		}
+	}()
+	if s.Stats().KernelMinor < pruneMinor {
+		t.Skip("the kernel cannot be asked")
+	}
+	kept, err := os.Open(filepath.Join(mnt, "7"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer kept.Close()
+	if l, err := os.ReadDir(mnt); err != nil || len(l) != 3000 {
+		t.Fatal(len(l), err)
+	}
+	for i := range 3000 {
+		if _, err := os.Stat(filepath.Join(mnt, strconv.Itoa(i))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	deadline := time.Now().Add(15 * time.Second)
+	for s.Stats().Nodes > 500 {
+		if time.Now().After(deadline) {
+			t.Fatalf("the kernel still knows %d inodes", s.Stats().Nodes)
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+	t.Logf("%d are left", s.Stats().Nodes)
+	if _, err := kept.ReadAt(make([]byte, 10), 0); err != nil {
+		t.Error(err)
+	}
+	if !s.door.nodes.known(17) {
+		t.Error("an open file was forgotten")
 	}
 }
 

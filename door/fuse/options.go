@@ -85,6 +85,10 @@ type Options struct {
 	// MaxOpenInodes bounds the Files the door itself keeps open on a mount
 	// without OPEN messages (see Stateless). Default 4096.
 	MaxOpenInodes int
+	// MaxNodes is how many inodes the kernel may remember before it is asked to forget
+	// some; those in use stay. Door and tree keep a few words for each. Default
+	// 1,048,576. Kernels before 6.18 remember as much as their memory allows.
+	MaxNodes int
 
 	// Stateless: spare OPEN, RELEASE, FLUSH and OPENDIR messages. Auto: on if the tree
 	// is a vfs.StatelessFS and exclusive or read-only.
@@ -141,6 +145,7 @@ const (
 	defaultMaxBackground = 64
 	defaultRequestMemory = 128 << 20
 	defaultOpenInodes    = 4096
+	defaultNodes         = 1 << 20
 )
 
 func (o *Options) withDefaults() (Options, error) {
@@ -155,6 +160,7 @@ func (o *Options) withDefaults() (Options, error) {
 	set(&r.MaxBackground, defaultMaxBackground)
 	set(&r.MaxRequestMemory, defaultRequestMemory)
 	set(&r.MaxOpenInodes, defaultOpenInodes)
+	set(&r.MaxNodes, defaultNodes)
 	if r.MaxWrite < 4096 {
 		r.MaxWrite = 4096
 	}

@@ -108,6 +108,9 @@ func (s *Server) start(fd int) error {
 	} else {
 		d.log.Warn("cannot find the new mount in /proc/self/mountinfo", "mountpoint", s.mountpoint, "error", err)
 	}
+	if d.kernelMinor >= pruneMinor {
+		d.pruner.start(d, d.opts.MaxNodes, s.stop, &s.workers)
+	}
 	d.nodes.learn(gofuse.FUSE_ROOT_ID)
 	s.workers.Add(1)
 	go func() {
