@@ -51,8 +51,7 @@ func (e *Engine) Clone(ctx context.Context, c *vfs.Caller, src, parent vfs.Ino, 
 	// way: when the gate has been held alone they are over, and the source's state,
 	// which is read after that, does not need what they retired.
 	defer e.hold(e.clock.last.Load())()
-	e.gate.Lock()
-	e.gate.Unlock() //nolint:staticcheck // held only to wait
+	e.quiesce()
 	stats, err := k.run(ctx, e, src)
 	return stats, fail("clone", name, err)
 }

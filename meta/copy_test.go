@@ -150,7 +150,7 @@ func (v *testVolume) settle() {
 	v.Helper()
 	v.ok(v.e.reapAll(bg, systemSession))
 	// The reaper's last commit is visible before it is counted.
-	v.ok(v.e.updateAlone(bg, nil, func(*txn) error { return nil }))
+	v.e.quiesce()
 }
 
 func TestCloneInterrupted(t *testing.T) {

@@ -225,10 +225,3 @@ func splitOrphanKey(key []byte) (session uint64, ino vfs.Ino, err error) {
 	}
 	return binary.BigEndian.Uint64(key[1:]), vfs.Ino(binary.BigEndian.Uint64(key[9:])), nil
 }
-
-func splitUsageKey(key []byte) (ino vfs.Ino, which byte, err error) {
-	if len(key) != 10 {
-		return 0, 0, badKey(key)
-	}
-	return vfs.Ino(binary.BigEndian.Uint64(key[1:])), key[9], nil
-}

@@ -91,6 +91,7 @@ func (e *Engine) updateAlone(ctx context.Context, s *session, fn func(*txn) erro
 // conflictTries is how often an Update is repeated whose driver has given up.
 const conflictTries = 100
 
+// transact is update or, with alone, updateAlone.
 func (e *Engine) transact(ctx context.Context, s *session, inos []vfs.Ino, alone bool, fn func(*txn) error) error {
 	if e.readOnly {
 		return syscall.EROFS
@@ -157,6 +158,12 @@ func (t *txn) leave() {
 	} else {
 		t.e.gate.RUnlock()
 	}
+}
+
+// quiesce waits until every transaction that has begun is over.
+func (e *Engine) quiesce() {
+	e.gate.Lock()
+	defer e.gate.Unlock()
 }
 
 // release forgets what the transaction held and gives its memory back.
