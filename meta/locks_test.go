@@ -556,3 +556,30 @@ func BenchmarkLock(b *testing.B) {
 		})
 	}
 }
+
+// TestSessionLocks: locks hold between sessions and go with theirs.
+func TestSessionLocks(t *testing.T) {
+	v := newVolume(t)
+	f := v.file(vfs.Root, "f")
+	other, err := v.e.NewSession(bg, SessionInfo{})
+	v.ok(err)
+	mine := whole(vfs.LockPOSIX, vfs.LockWrite, 1)
+	mine.PID = 42
+	v.ok(v.s.SetLock(bg, f, mine, false))
+	theirs := whole(vfs.LockPOSIX, vfs.LockRead, 1) // the same owner of another session is another
+	v.want(other.SetLock(bg, f, theirs, false), syscall.EAGAIN)
+	if got, err := other.GetLock(bg, f, theirs); err != nil || got.Type != vfs.LockWrite || got.PID != 42 {
+		t.Fatalf("%+v %v", got, err)
+	}
+	done := make(chan error)
+	go func() { done <- other.SetLock(bg, f, theirs, true) }()
+	waitForLocks(t, &v.e.locks, 2)
+	v.ok(v.s.ReleaseLocks(bg, f, 1, vfs.LockPOSIX))
+	v.ok(<-done)
+	go func() { done <- v.s.SetLock(bg, f, mine, true) }()
+	waitForLocks(t, &v.e.locks, 2)
+	v.ok(other.Close())
+	v.ok(<-done)
+	v.want(other.SetLock(bg, f, theirs, false), syscall.EIO)
+	v.want(v.s.SetLock(bg, f, vfs.Lock{Type: vfs.LockRead, Start: 3, End: 2}, false), syscall.EINVAL)
+}

@@ -238,7 +238,11 @@ func (e *Engine) Expire(ctx context.Context, now time.Time) (removed int, err er
 	}
 	m := &e.maint
 	m.mu.Lock()
-	worth := m.dirty || m.cleaned == 0 || since == 0 || since-m.cleaned >= uint64(e.format.Load().Retention/32)
+	part := time.Hour
+	if r := e.format.Load().Retention; r > 0 {
+		part = r / 32
+	}
+	worth := m.dirty || m.cleaned == 0 || since == 0 || since-m.cleaned >= uint64(part)
 	m.mu.Unlock()
 	if !worth {
 		return 0, nil
