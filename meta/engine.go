@@ -68,9 +68,11 @@ type Options struct {
 // DefaultAttrCache is the default of Options.AttrCache.
 const DefaultAttrCache = 1 << 16
 
+// Batches of numbers: enough for the time that a slow disk needs to make the next
+// one durable.
 const (
-	inoBatch   = 4096
-	blockBatch = 4096
+	inoBatch   = 1 << 14
+	blockBatch = 1 << 14
 	maxBlockID = 1<<63 - 1
 )
 

@@ -299,6 +299,9 @@ func (s *session) Reserve(ctx context.Context, ino vfs.Ino, bytes int64) error {
 	qt := e.quotas
 	s.reserve.Lock()
 	defer s.reserve.Unlock()
+	if s.closed.Load() { // nobody would give it back
+		return vfs.WithErrno(syscall.EIO, errSessionClosed)
+	}
 	qt.mu.Lock()
 	defer qt.mu.Unlock()
 	if err := qt.volume.room(bytes, 0); err != nil {

@@ -118,7 +118,11 @@ func (s *session) Sync(ctx context.Context) error {
 }
 
 // Open implements Session.
-func (s *session) Open(ino vfs.Ino) { s.e.uses.open(ino, s.id) }
+func (s *session) Open(ino vfs.Ino) {
+	if !s.closed.Load() {
+		s.e.uses.open(ino, s.id)
+	}
+}
 
 // Release implements Session.
 func (s *session) Release(ino vfs.Ino, n int) {

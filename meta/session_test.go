@@ -115,7 +115,9 @@ func TestClose(t *testing.T) {
 	v.ok(v.e.Close())
 	v.ok(v.e.Close())
 	v.ok(v.s.Close())
+	v.s.Open(f)
 	v.s.Release(f, 1)
+	v.want(v.s.Reserve(bg, f, 1), syscall.EIO)
 	var a vfs.Attr
 	v.want(v.s.Mknod(bg, root, vfs.Root, "g", syscall.S_IFREG, 0, &a), syscall.EIO)
 	_, err := v.s.AllocBlocks(bg, 3*blockBatch/4)
