@@ -165,7 +165,11 @@ func (v *Volume) openBlocks(ctx context.Context, memory memoryPlan, o OpenOption
 		return fmt.Errorf("memory: %w", err)
 	}
 	v.close = append(v.close, v.Buffers.Close)
-	if v.Memory, err = cache.NewMemory(v.Buffers, 0); err != nil {
+	var most int64 // of the read cache; 0: what the budget leaves
+	if !v.Objects.Capabilities().Remote {
+		most = min(memory.budget/4, localReadCache)
+	}
+	if v.Memory, err = cache.NewMemory(v.Buffers, most); err != nil {
 		return fmt.Errorf("memory: %w", err)
 	}
 	v.close = append(v.close, func() error { v.Memory.Close(); return nil })
@@ -277,6 +281,10 @@ type memoryPlan struct {
 	pebbleCache int64 // of the metadata database
 	budget      int64 // of everything that grows with data
 }
+
+// localReadCache bounds the read cache over a store on this machine, in bytes: the
+// kernel's page cache holds the store's files already.
+const localReadCache = 32 << 20
 
 // divideMemory keeps aside what the metadata database and the program itself take;
 // the rest is the budget.
