@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"syscall"
 	"time"
 
 	"github.com/massif-fs/massif/tree/local"
@@ -52,6 +53,10 @@ func (t *LocalTree) Open(_ context.Context, env *Env) (*Opened, error) {
 	if within(env.Point, dir) {
 		return nil, fmt.Errorf("mount point %s lies inside the directory %s that would be mounted there", env.Point, dir)
 	}
+	// Modes come from programs, whose umask the kernel or the tree has applied: that
+	// of this process must not take bits away once more. A process that serves a
+	// local tree makes no other files with modes that rely on it.
+	syscall.Umask(0)
 	fs, err := local.Open(dir, local.Options{ReadOnly: env.Options.ReadOnly, Valid: time.Second})
 	if err != nil {
 		return nil, fmt.Errorf("directory %s: %w", t.Path, err)

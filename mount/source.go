@@ -61,8 +61,8 @@ func parseURL(source string) (Tree, error) {
 }
 
 // ResolvePoint returns the mount point as an absolute path without symbolic
-// links, as the kernel will show it. The last component may be a dead mount, on
-// which nothing can be looked up.
+// links, as the kernel will show it. It does not ask what is mounted there, which may
+// be a mount whose server is gone or does not answer.
 func ResolvePoint(point string) (string, error) {
 	if point == "" {
 		return "", &UsageError{fmt.Errorf("the mount point is empty")}
@@ -71,9 +71,6 @@ func ResolvePoint(point string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if resolved, err := filepath.EvalSymlinks(abs); err == nil {
-		return resolved, nil
-	}
 	dir, err := filepath.EvalSymlinks(filepath.Dir(abs))
 	if err != nil {
 		if os.IsNotExist(err) {
@@ -81,5 +78,12 @@ func ResolvePoint(point string) (string, error) {
 		}
 		return "", fmt.Errorf("mount point %s: %w", point, err)
 	}
-	return filepath.Join(dir, filepath.Base(abs)), nil
+	direct := filepath.Join(dir, filepath.Base(abs))
+	if _, mounted, err := mountedAt(direct); err != nil || mounted {
+		return direct, err
+	}
+	if resolved, err := filepath.EvalSymlinks(abs); err == nil {
+		return resolved, nil
+	}
+	return direct, nil // what is wrong with it is found where it is used
 }

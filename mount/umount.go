@@ -40,6 +40,12 @@ func Unmount(ctx context.Context, point string, o UnmountOptions) error {
 	}
 	if alive {
 		err := shutdown(ctx, running, o)
+		if errors.Is(err, errNoAnswer) {
+			if err := Detach(resolved); err != nil {
+				return err
+			}
+			return fmt.Errorf("%s is detached, but its process %d does not answer and may hold data that is not stored yet", point, running.PID)
+		}
 		var refused *control.Error
 		switch {
 		case err == nil:
@@ -97,18 +103,37 @@ func busySentence(point string) string {
 	return s + "; nothing was unmounted (--lazy detaches it now, --force takes it away)"
 }
 
-// shutdown asks the server to unmount and waits until its process has let go.
+// errNoAnswer says that a server did not answer in the time that a forced or lazy
+// unmount gives it.
+var errNoAnswer = errors.New("no answer")
+
+// shutdown asks the server to unmount and waits until its process has let go. For
+// what is neither forced nor lazy it waits as long as it takes.
 func shutdown(ctx context.Context, r Running, o UnmountOptions) error {
-	c, err := control.Dial(ctx, r.Control)
+	limit := time.Duration(0)
+	switch {
+	case o.Force: // in each of its steps the server gives up by itself
+		limit = 6 * forcePatience
+	case o.Lazy:
+		limit = forcePatience
+	}
+	bounded := ctx
+	if limit > 0 {
+		var cancel context.CancelFunc
+		bounded, cancel = context.WithTimeout(ctx, limit)
+		defer cancel()
+	}
+	c, err := control.Dial(bounded, r.Control)
 	if err != nil {
 		return err
 	}
 	defer c.Close()
-	if err := c.Call(ctx, "shutdown", map[string]any{"force": o.Force, "lazy": o.Lazy}, nil, nil); err != nil {
-		return err
+	err = c.Call(bounded, "shutdown", map[string]any{"force": o.Force, "lazy": o.Lazy}, nil, nil)
+	if err != nil && bounded.Err() != nil && ctx.Err() == nil {
+		return errNoAnswer
 	}
-	if o.Lazy {
-		return nil
+	if err != nil || o.Lazy {
+		return err
 	}
 	return waitGone(ctx, r)
 }

@@ -261,6 +261,45 @@ func TestKilledServer(t *testing.T) {
 	}
 }
 
+// A server that does not answer cannot keep its mount point for ever.
+func TestHungServer(t *testing.T) {
+	needFUSE(t)
+	if testing.Short() {
+		t.Skip("waits for time-outs")
+	}
+	w := newWorld(t)
+	w.must("volume", "create", "v")
+	w.must("mount", "v", w.mnt)
+	running, alive, err := mount.Find(w.mnt)
+	if err != nil || !alive {
+		t.Fatalf("mount: %v", err)
+	}
+	if err := syscall.Kill(running.PID, syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	defer syscall.Kill(running.PID, syscall.SIGCONT)
+	var rows []mountRow
+	w.mustJSON(&rows, "mounts")
+	for _, r := range rows {
+		if r.Point == w.mnt && r.State != "hung" {
+			t.Errorf("mounts: %+v", r)
+		}
+	}
+	w.refuse(1, "does not answer", "umount", "--lazy", w.mnt)
+	if w.mounted(w.mnt) {
+		t.Error("still mounted")
+	}
+	// When it goes on, it ends by itself.
+	if err := syscall.Kill(running.PID, syscall.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the server's end", func() bool {
+		_, alive, err := mount.Find(w.mnt)
+		return err == nil && !alive
+	})
+	w.must("fsck", "v")
+}
+
 func TestNotifySocket(t *testing.T) {
 	needFUSE(t)
 	w := newWorld(t)
