@@ -52,7 +52,8 @@
 // Stateless (vfs.StatelessFS; exclusive or read-only trees): the door answers ENOSYS
 // to the first OPEN, CREATE, OPENDIR and FLUSH, and the kernel never sends another
 // one. open+close then costs nothing and create+close one message (MKNOD, after the
-// LOOKUP) instead of four. All of READ, WRITE, FSYNC, FALLOCATE, LSEEK and COPY_FILE_RANGE
+// LOOKUP) instead of four: with a tree that does nothing (see the benchmarks) 1.4 µs
+// instead of 12, and 14 instead of 20. All of READ, WRITE, FSYNC, FALLOCATE, LSEEK and COPY_FILE_RANGE
 // name the inode only and go to one vfs.File per inode that the door opens by
 // OpenInode, keeps in a bounded table, and closes when the inode is forgotten or
 // others are used more. What is given up: the tree does not see opens
