@@ -366,6 +366,10 @@ func (k *copier) make(t *txn, s *copyStep, it *copyItem) error {
 	}
 	n := t.create(it.to, out)
 	if dir == nil {
+		// The session may be ending: its end removes what is held by it only once.
+		if b, err := t.view.value(appendSessionKey(nil, k.s.id)); b == nil || err != nil {
+			return errors.Join(err, vfs.WithErrno(syscall.EIO, errSessionClosed))
+		}
 		n.nlink = 0
 		t.putOrphan(k.s.id, n.ino)
 	} else {

@@ -63,6 +63,7 @@ func (e *Engine) Repair(ctx context.Context, scratch kv.DB, report, left func(Pr
 			break
 		}
 	}
+	e.reaper.wake()
 	return sum, fail("repair", "", err)
 }
 

@@ -51,11 +51,22 @@ func (r *repairer) numbers() error {
 		err = r.flush()
 	}
 	for _, s := range []*idSource{e.inos, e.blocks} {
-		s.mu.Lock()
-		s.next, s.end, s.next2, s.end2 = 0, 0, 0, 0 // taken before that
-		s.mu.Unlock()
+		s.dropBatches()
 	}
 	return err
+}
+
+// dropBatches forgets numbers that were taken before the counter was set right.
+func (s *idSource) dropBatches() {
+	s.mu.Lock()
+	for s.fetching != nil {
+		wait := s.fetching
+		s.mu.Unlock()
+		<-wait
+		s.mu.Lock()
+	}
+	s.next, s.end, s.next2, s.end2 = 0, 0, 0, 0
+	s.mu.Unlock()
 }
 
 // counter reads a counter; a damaged one is 0.
