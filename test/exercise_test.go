@@ -9,7 +9,6 @@ import (
 
 	"github.com/massif-fs/massif/internal/fsx"
 	"github.com/massif-fs/massif/internal/fsxtree"
-	"github.com/massif-fs/massif/internal/posix"
 )
 
 // settings are ways to make and mount a volume that take different paths through
@@ -108,31 +107,18 @@ func TestNamespace(t *testing.T) {
 	}
 }
 
-// exceptions are cases of pjdfstest that may fail, each with its reason in
-// doc/posix.md.
-var exceptions = map[string]bool{}
-
-// TestPosix runs pjdfstest if MASSIF_PJDFSTEST names the built suite.
+// TestPosix runs pjdfstest, on which doc/posix.md says more, if MASSIF_PJDFSTEST names
+// the built suite.
 func TestPosix(t *testing.T) {
-	suite := os.Getenv("MASSIF_PJDFSTEST")
-	if suite == "" {
+	if os.Getenv("MASSIF_PJDFSTEST") == "" {
 		t.Skip("MASSIF_PJDFSTEST does not name the built suite, see doc/posix.md")
 	}
-	t.Parallel()
-	v := newVolume(t, options{})
-	rep, err := posix.Run(context.Background(), posix.Config{Suite: suite, Dir: v.mnt})
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, f := range rep.Bad() {
-		if exceptions[f.Name] {
-			continue
-		}
-		t.Errorf("%s: %d of %d failed %s", f.Name, len(f.Failed), f.Cases, f.Problem)
-		for _, c := range f.Failed {
-			t.Logf("\t%d %.300s", c.Number, c.Text)
-		}
-	}
-	all, failed := rep.Cases()
-	t.Logf("%d files, %d cases, %d failed", len(rep.Files), all, failed)
+	t.Run("volume", func(t *testing.T) {
+		t.Parallel()
+		runPosix(t, newVolume(t, options{}))
+	})
+	t.Run("local", func(t *testing.T) {
+		t.Parallel()
+		runPosix(t, mountLocal(t))
+	})
 }
