@@ -83,13 +83,10 @@ func refuseForeignFiles(url string) error {
 	if err != nil {
 		return fmt.Errorf("store: %w", err)
 	}
-	for _, e := range entries {
-		if exists(filepath.Join(dir, storeOwnDir)) {
-			return nil // a store: the listing of its objects decides
-		}
-		return fmt.Errorf("store: directory %s is not empty (%s is there): a volume needs a place of its own", dir, e.Name())
+	if len(entries) == 0 || exists(filepath.Join(dir, storeOwnDir)) {
+		return nil // new, or a store: then the listing of its objects decides
 	}
-	return nil
+	return fmt.Errorf("store: directory %s is not empty (%s is there): a volume needs a place of its own", dir, entries[0].Name())
 }
 
 // removeOwnFiles removes the driver's own files of a local store that holds no
