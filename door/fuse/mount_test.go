@@ -28,6 +28,9 @@ func mountLocal(t testing.TB, lo local.Options, o fuse.Options) (mnt, dir string
 	t.Helper()
 	needFUSE(t)
 	dir, mnt = t.TempDir(), t.TempDir()
+	if o.Logger == nil {
+		o.Logger = quiet
+	}
 	tree, err := local.Open(dir, lo)
 	if err != nil {
 		t.Fatal(err)
