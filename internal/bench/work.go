@@ -363,11 +363,12 @@ func randRead(w *work) (float64, error) {
 	}
 	blocks := int(st.Size() / blockSize)
 	order := rand.New(rand.NewPCG(7, 7)).Perm(blocks)
-	bufs := sync.Pool{New: func() any { return alignedBlock() }}
+	bufs := sync.Pool{New: func() any { b := alignedBlock(); return &b }}
 	return w.each(min(w.amount(4000), blocks), func(i int) error {
 		b := order[i]
-		buf := bufs.Get().([]byte)
-		defer bufs.Put(buf)
+		p := bufs.Get().(*[]byte)
+		defer bufs.Put(p)
+		buf := *p
 		if _, err := f.ReadAt(buf, int64(b)*blockSize); err != nil {
 			return err
 		}
