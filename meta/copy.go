@@ -151,7 +151,14 @@ func (k *copier) run(ctx context.Context, from *Engine, src vfs.Ino) (stats Copy
 		return stats, err
 	}
 	k.s = s.(*session)
-	defer func() { err = errors.Join(err, s.Close()) }() // removes what has no name
+	defer func() {
+		ended := s.Close() // removes what has no name
+		if err != nil {
+			err = errors.Join(err, ended)
+		} else if ended != nil {
+			k.e.log.Warn("the session of a copy could not be ended and goes when the volume is opened next", "err", ended)
+		}
+	}()
 	err = from.view(ctx, func(v *view) error {
 		k.src = v
 		return k.tree(ctx, src)
