@@ -2,8 +2,8 @@ package mount
 
 import (
 	"bufio"
+	"bytes"
 	"context"
-	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -13,39 +13,21 @@ import (
 	"time"
 
 	"github.com/klauspost/compress/zstd"
-	"github.com/zeebo/xxh3"
 
-	"github.com/massif-fs/massif/kv"
 	"github.com/massif-fs/massif/meta"
 )
 
-// A dump is a copy of a volume's metadata database in one file, of one moment. It
-// is a zstd stream of
-//
-//	"MASSIFDP" and a version byte, 1
-//	uvarint length, header (JSON: DumpHeader)
-//	for each record in order of keys: uvarint length of the key (at least 1), key, uvarint length of the value, value
-//	uvarint 0, uvarint number of records, XXH3 of all that came before (8 bytes, little-endian)
-//
-// It holds the names of files and small files whole, so it is as private as the
-// volume. Blocks are not in it: they are immutable, and a dump stays good as long as
-// the store keeps the blocks that it names, that is, until gc after the volume's
-// retention.
-
-const (
-	dumpMagic     = "MASSIFDP"
-	dumpVersion   = 1
-	maxDumpHeader = 1 << 20
-)
-
-// DumpHeader describes a dump.
-type DumpHeader struct {
-	Time   time.Time   `json:"time"`
-	Format meta.Format `json:"format"`
-}
+// A dump file is a dump of the metadata engine (meta.Engine.Dump: text, one JSON
+// object a line), compressed with zstd. It holds the names of files and small files
+// whole, so it is as private as the volume. Blocks are not in it: they are
+// immutable, and a dump stays good as long as the store keeps the blocks that it
+// names.
 
 // errDump is wrapped by the errors of a file that is no dump, or a damaged one.
 var errDump = errors.New("not a dump of a volume, or a damaged one")
+
+// maxDumpHeader bounds the first line of a dump, in bytes.
+const maxDumpHeader = 1 << 20
 
 type dumpArgs struct {
 	File string `json:"file"`
@@ -53,8 +35,8 @@ type dumpArgs struct {
 
 // DumpResult tells what a dump holds.
 type DumpResult struct {
-	Records int64 `json:"records"`
-	Bytes   int64 `json:"bytes"` // of the file
+	meta.DumpStats
+	Bytes int64 `json:"bytes"` // of the file
 }
 
 func init() {
@@ -85,12 +67,17 @@ func (v *Volume) dump(ctx context.Context, file string, progress func(any)) (r D
 			err = errors.Join(fmt.Errorf("dump: %w", err), os.Remove(temp))
 		}
 	}()
-	buffered := bufio.NewWriterSize(f, 1<<20)
-	header := DumpHeader{Time: time.Now().UTC(), Format: v.Engine.Settings()}
-	if r.Records, err = writeDump(ctx, buffered, v.DB, header, progress); err != nil {
+	z, err := zstd.NewWriter(f, zstd.WithEncoderConcurrency(1))
+	if err != nil {
 		return r, err
 	}
-	if err := errors.Join(buffered.Flush(), f.Sync()); err != nil {
+	o := meta.DumpOptions{History: true, Progress: func(s meta.DumpStats) {
+		progress(Progress{Stage: "dump", Unit: "records", Done: dumpRecords(s)})
+	}}
+	if r.DumpStats, err = v.Engine.Dump(ctx, z, o); err != nil {
+		return r, errors.Join(err, z.Close())
+	}
+	if err := errors.Join(z.Close(), f.Sync()); err != nil {
 		return r, err
 	}
 	info, err := f.Stat()
@@ -107,191 +94,82 @@ func (v *Volume) dump(ctx context.Context, file string, progress func(any)) (r D
 	return r, syncDir(filepath.Dir(file))
 }
 
-// writeDump writes one state of a database.
-func writeDump(ctx context.Context, to io.Writer, db kv.DB, header DumpHeader, progress func(any)) (records int64, err error) {
-	z, err := zstd.NewWriter(to, zstd.WithEncoderConcurrency(1))
-	if err != nil {
-		return 0, err
-	}
-	hash := xxh3.New()
-	w := bufio.NewWriterSize(io.MultiWriter(z, hash), 256<<10) // its first error stays
-	text, err := json.Marshal(header)
-	if err != nil {
-		return 0, err
-	}
-	w.WriteString(dumpMagic)
-	w.WriteByte(dumpVersion)
-	writeBytes(w, text)
-	err = db.View(ctx, func(r kv.Reader) error {
-		return r.Scan([]byte{0}, nil, func(key, value []byte) (bool, error) {
-			if records++; records%10_000 == 0 {
-				if ctx.Err() != nil {
-					return false, ctx.Err()
-				}
-				progress(Progress{Stage: "dump", Unit: "records", Done: records})
-			}
-			writeBytes(w, key)
-			return true, writeBytes(w, value)
-		})
-	})
-	if err != nil {
-		return records, errors.Join(err, z.Close())
-	}
-	w.Write(binary.AppendUvarint(nil, 0))
-	w.Write(binary.AppendUvarint(nil, uint64(records)))
-	if err := w.Flush(); err != nil {
-		return records, errors.Join(err, z.Close())
-	}
-	_, err = z.Write(binary.LittleEndian.AppendUint64(nil, hash.Sum64()))
-	return records, errors.Join(err, z.Close())
+func dumpRecords(s meta.DumpStats) int64 {
+	return s.Blocks + s.Inodes + s.Xattrs + s.Chunks + s.Names + s.Quotas + s.Snapshots + s.History
 }
 
-func writeBytes(w *bufio.Writer, p []byte) error {
-	var b [binary.MaxVarintLen64]byte
-	w.Write(b[:binary.PutUvarint(b[:], uint64(len(p)))])
-	_, err := w.Write(p)
-	return err
-}
-
-// dumpReader reads a dump.
+// dumpReader reads a dump file as what the engine loads.
 type dumpReader struct {
-	DumpHeader
-	z    *zstd.Decoder
-	r    *bufio.Reader
-	hash *xxh3.Hasher
-	last []byte // key read last
-	n    uint64
+	io.Reader
+	z      *zstd.Decoder
+	Time   time.Time
+	Format meta.Format
 }
 
-// openDump reads the beginning of a dump.
+// openDump begins to read a dump file and finds out whose it is.
 func openDump(from io.Reader) (*dumpReader, error) {
 	z, err := zstd.NewReader(from, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(64<<20))
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", errDump, err)
 	}
-	d := &dumpReader{z: z, r: bufio.NewReaderSize(z, 256<<10), hash: xxh3.New()}
-	magic := make([]byte, len(dumpMagic)+1)
-	if err := d.full(magic); err != nil {
-		z.Close()
-		return nil, err
-	}
-	if string(magic[:len(dumpMagic)]) != dumpMagic {
-		z.Close()
-		return nil, errDump
-	}
-	if v := magic[len(dumpMagic)]; v != dumpVersion {
-		z.Close()
-		return nil, fmt.Errorf("dump version %d is not known to this program", v)
-	}
-	text, err := d.bytes(maxDumpHeader)
+	r := bufio.NewReaderSize(z, maxDumpHeader)
+	d := &dumpReader{Reader: &dumpErrors{r}, z: z}
+	line, err := peekLine(r)
 	if err == nil {
-		if jerr := json.Unmarshal(text, &d.DumpHeader); jerr != nil {
-			err = fmt.Errorf("%w: header: %w", errDump, jerr)
-		} else if verr := d.Format.Validate(); verr != nil {
-			err = fmt.Errorf("%w: %w", errDump, verr)
-		}
+		err = d.readHeader(line)
 	}
 	if err != nil {
 		z.Close()
-		return nil, err
+		return nil, fmt.Errorf("%w: %w", errDump, err)
 	}
 	return d, nil
 }
 
 func (d *dumpReader) close() { d.z.Close() }
 
-// next returns the next record, or io.EOF at the end of a dump that is whole.
-func (d *dumpReader) next() (key, value []byte, err error) {
-	n, err := d.uvarint()
-	if err != nil {
-		return nil, nil, err
+func (d *dumpReader) readHeader(line []byte) error {
+	var head struct {
+		Massif *struct {
+			Time   time.Time   `json:"time"`
+			Format meta.Format `json:"format"`
+		} `json:"massif"`
 	}
-	if n == 0 {
-		return nil, nil, d.end()
-	}
-	if n > kv.MaxKey {
-		return nil, nil, fmt.Errorf("%w: a key of %d bytes", errDump, n)
-	}
-	key = make([]byte, n)
-	if err := d.full(key); err != nil {
-		return nil, nil, err
-	}
-	if d.n > 0 && string(key) <= string(d.last) {
-		return nil, nil, fmt.Errorf("%w: keys are not in order", errDump)
-	}
-	if value, err = d.bytes(kv.MaxValue); err != nil {
-		return nil, nil, err
-	}
-	d.last = key
-	d.n++
-	return key, value, nil
-}
-
-// end checks count and checksum, and that nothing follows.
-func (d *dumpReader) end() error {
-	n, err := d.uvarint()
-	if err != nil {
+	if err := json.Unmarshal(line, &head); err != nil {
 		return err
 	}
-	if n != d.n {
-		return fmt.Errorf("%w: %d records instead of %d", errDump, d.n, n)
+	if head.Massif == nil {
+		return errors.New("its first line is no header")
 	}
-	want := d.hash.Sum64()
-	var sum [8]byte
-	if _, err := io.ReadFull(d.r, sum[:]); err != nil {
-		return d.broken(err)
-	}
-	if binary.LittleEndian.Uint64(sum[:]) != want {
-		return fmt.Errorf("%w: the checksum does not fit", errDump)
-	}
-	if _, err := d.r.ReadByte(); err != io.EOF {
-		return fmt.Errorf("%w: something follows its end", errDump)
-	}
-	return io.EOF
+	d.Time, d.Format = head.Massif.Time, head.Massif.Format
+	return d.Format.Validate()
 }
 
-func (d *dumpReader) bytes(most uint64) ([]byte, error) {
-	n, err := d.uvarint()
-	if err != nil {
-		return nil, err
+// peekLine returns the first line without taking it.
+func peekLine(r *bufio.Reader) ([]byte, error) {
+	for n := 4096; ; n *= 2 {
+		p, err := r.Peek(min(n, maxDumpHeader))
+		if i := bytes.IndexByte(p, '\n'); i >= 0 {
+			return p[:i], nil
+		}
+		if err != nil {
+			if err == io.EOF {
+				err = io.ErrUnexpectedEOF
+			}
+			return nil, err
+		}
+		if n >= maxDumpHeader {
+			return nil, errors.New("its first line is too long")
+		}
 	}
-	if n > most {
-		return nil, fmt.Errorf("%w: a length of %d", errDump, n)
-	}
-	p := make([]byte, n)
-	return p, d.full(p)
 }
 
-func (d *dumpReader) full(p []byte) error {
-	if _, err := io.ReadFull(d.r, p); err != nil {
-		return d.broken(err)
-	}
-	d.hash.Write(p)
-	return nil
-}
+// dumpErrors says of errors of the compression that the dump is damaged.
+type dumpErrors struct{ r io.Reader }
 
-func (d *dumpReader) uvarint() (uint64, error) {
-	n, err := binary.ReadUvarint(hashingBytes{d})
-	if err != nil {
-		return 0, d.broken(err)
+func (e *dumpErrors) Read(p []byte) (int, error) {
+	n, err := e.r.Read(p)
+	if err != nil && err != io.EOF {
+		err = fmt.Errorf("%w: %w", errDump, err)
 	}
-	return n, nil
-}
-
-func (d *dumpReader) broken(err error) error {
-	if err == io.EOF {
-		err = io.ErrUnexpectedEOF
-	}
-	return fmt.Errorf("%w: %w", errDump, err)
-}
-
-// hashingBytes reads bytes into the checksum.
-type hashingBytes struct{ d *dumpReader }
-
-func (h hashingBytes) ReadByte() (byte, error) {
-	b, err := h.d.r.ReadByte()
-	if err == nil {
-		h.d.hash.Write([]byte{b})
-	}
-	return b, err
+	return n, err
 }

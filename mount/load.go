@@ -5,13 +5,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"time"
 
 	"github.com/massif-fs/massif/block"
 	"github.com/massif-fs/massif/kv"
+	"github.com/massif-fs/massif/meta"
 	"github.com/massif-fs/massif/object"
 )
 
@@ -231,7 +231,7 @@ func (l *loading) fill(ctx context.Context, dir string, r *Record) error {
 	if err != nil {
 		return err
 	}
-	err = l.copyRecords(ctx, db)
+	err = l.copyRecords(ctx, db, r)
 	if err == nil {
 		err = db.Sync(ctx)
 	}
@@ -241,38 +241,16 @@ func (l *loading) fill(ctx context.Context, dir string, r *Record) error {
 	return l.skipUsedBlocks(ctx, dir, r)
 }
 
-func (l *loading) copyRecords(ctx context.Context, db kv.DB) error {
-	const batchRecords, batchBytes = 1000, 4 << 20
-	type record struct{ key, value []byte }
-	for end := false; !end; {
-		var batch []record
-		for size := 0; len(batch) < batchRecords && size < batchBytes; {
-			key, value, err := l.d.next()
-			if err == io.EOF {
-				end = true
-				break
-			}
-			if err != nil {
-				return err
-			}
-			batch = append(batch, record{key, value})
-			size += len(key) + len(value)
-		}
-		err := db.Update(ctx, func(w kv.Txn) error {
-			for _, r := range batch {
-				w.Put(r.key, r.value)
-			}
-			return nil
-		})
-		if err != nil {
-			return err
-		}
-		l.Records += int64(len(batch))
-		if l.o.Progress != nil {
-			l.o.Progress(Progress{Stage: "load", Unit: "records", Done: l.Records})
+func (l *loading) copyRecords(ctx context.Context, db kv.DB, r *Record) error {
+	o := meta.LoadOptions{Change: func(f *meta.Format) { f.Name, f.Store = r.Name, r.Store }}
+	if l.o.Progress != nil {
+		o.Progress = func(s meta.DumpStats) {
+			l.o.Progress(Progress{Stage: "load", Unit: "records", Done: dumpRecords(s)})
 		}
 	}
-	return nil
+	stats, err := meta.Load(ctx, db, l.d, o)
+	l.Records = dumpRecords(stats)
+	return err
 }
 
 // skipUsedBlocks lets new blocks begin behind those that the store has. The volume

@@ -30,12 +30,15 @@ type Progress struct {
 type FsckArgs struct {
 	// Data reads and verifies every block, not only its presence.
 	Data bool `json:"data"`
+	// Repair makes the records fit each other again before the rest is checked.
+	Repair bool `json:"repair"`
 }
 
 // FsckResult is what a check found. A volume without problems is Clean; orphans are
 // no problem, only waste.
 type FsckResult struct {
 	Clean    bool              `json:"clean"`
+	Repaired int64             `json:"repaired,omitempty"` // problems of the metadata that are no more
 	Meta     meta.CheckSummary `json:"meta"`
 	Store    meta.StoreSummary `json:"store"`
 	Verified int64             `json:"verified"` // blocks read in full
@@ -71,10 +74,7 @@ type fsck struct {
 }
 
 func (f *fsck) run(ctx context.Context) error {
-	f.progress(Progress{Stage: "metadata"})
-	var err error
-	f.Meta, err = f.v.Engine.Check(ctx, func(p meta.Problem) { f.problem("metadata", p.String()) })
-	if err != nil {
+	if err := f.checkMeta(ctx); err != nil {
 		return err
 	}
 	if err := f.compareStore(ctx); err != nil {
@@ -86,6 +86,25 @@ func (f *fsck) run(ctx context.Context) error {
 		}
 	}
 	return f.nameFiles(ctx)
+}
+
+func (f *fsck) checkMeta(ctx context.Context) (err error) {
+	found := func(p meta.Problem) { f.problem("metadata", p.String()) }
+	if !f.args.Repair {
+		f.progress(Progress{Stage: "metadata"})
+		f.Meta, err = f.v.Engine.Check(ctx, found)
+		return err
+	}
+	f.progress(Progress{Stage: "repair"})
+	scratch, remove, err := f.v.scratch()
+	if err != nil {
+		return err
+	}
+	defer remove()
+	repaired := func(p meta.Problem) { f.progress(Progress{Stage: "repaired", Problem: p.String()}) }
+	sum, err := f.v.Engine.Repair(ctx, scratch, repaired, found)
+	f.Repaired, f.Meta = sum.Fixed, sum.Left
+	return err
 }
 
 func (f *fsck) problem(stage, text string) {

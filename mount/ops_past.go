@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path"
+	"strings"
 	"syscall"
 	"time"
 
@@ -51,6 +52,40 @@ func init() {
 	})
 	registerOp("clone", opClone)
 }
+
+// TrashArgs choose what was removed: from a directory and all that is below it.
+type TrashArgs struct {
+	Path string `json:"path"`
+}
+
+// maxTrash bounds a list of removed names.
+const maxTrash = 100_000
+
+func init() {
+	registerOp("trash", func(ctx context.Context, v *Volume, a TrashArgs, _ func(any)) (any, error) {
+		if err := v.sync(ctx); err != nil {
+			return nil, err
+		}
+		below := path.Clean("/" + a.Path)
+		list := []meta.TrashEntry{}
+		err := v.Engine.Trash(ctx, 0, func(e meta.TrashEntry) error {
+			if below != "/" && e.Path != below && !strings.HasPrefix(e.Path, below+"/") {
+				return nil
+			}
+			if len(list) == maxTrash {
+				return errTrashFull
+			}
+			list = append(list, e)
+			return nil
+		})
+		if errors.Is(err, errTrashFull) {
+			err = fmt.Errorf("more than %d names were removed: name a directory", maxTrash)
+		}
+		return list, err
+	})
+}
+
+var errTrashFull = errors.New("too many")
 
 func noSnapshot(name string, err error) error {
 	if errors.Is(err, syscall.ENOENT) {

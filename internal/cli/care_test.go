@@ -192,6 +192,40 @@ func TestSnapshotCloneRestore(t *testing.T) {
 	w.must("fsck", "v", "--data")
 }
 
+func TestTrash(t *testing.T) {
+	needFUSE(t)
+	w := newWorld(t)
+	w.must("volume", "create", "v", "--retention", "1d")
+	w.must("mount", "v", w.mnt)
+	data := random(t, 100_000)
+	w.write("kept", data)
+	w.write("gone", data)
+	if out := w.run("volume", "trash", "v"); out.code != 0 || !strings.Contains(out.err, "nothing was removed") {
+		t.Errorf("trash of nothing: %+v", out)
+	}
+	w.must("volume", "snapshot", "create", "v", "all")
+	if err := os.Remove(filepath.Join(w.mnt, "gone")); err != nil {
+		t.Fatal(err)
+	}
+	var list []meta.TrashEntry
+	w.mustJSON(&list, "volume", "trash", "v")
+	if len(list) != 1 || list[0].Path != "/gone" || list[0].Size != 100_000 {
+		t.Errorf("trash: %+v", list)
+	}
+	w.mustJSON(&list, "volume", "trash", "v", "/elsewhere")
+	if len(list) != 0 {
+		t.Errorf("trash elsewhere: %+v", list)
+	}
+	w.must("volume", "restore", "v", "/gone", "/gone", "--at-time", "all")
+	if w.read("gone") != data {
+		t.Error("the file that was brought back differs")
+	}
+	w.must("umount", w.mnt)
+	if out := w.must("fsck", "v", "--repair"); !strings.Contains(out, "volume v is clean") {
+		t.Errorf("fsck --repair: %s", out)
+	}
+}
+
 func TestDumpAndLoad(t *testing.T) {
 	needFUSE(t)
 	w := newWorld(t)

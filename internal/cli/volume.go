@@ -23,7 +23,7 @@ does the work.`,
 	},
 		a.volumeCreateCommand(), a.volumeListCommand(), a.volumeInfoCommand(), a.volumeDeleteCommand(),
 		a.volumeSetCommand(), a.volumeDfCommand(), a.volumeQuotaCommand(),
-		a.volumeFsckCommand(), a.volumeGCCommand(), a.volumeSnapshotCommand(), a.volumeCloneCommand(), a.volumeRestoreCommand(),
+		a.volumeFsckCommand(), a.volumeGCCommand(), a.volumeSnapshotCommand(), a.volumeCloneCommand(), a.volumeRestoreCommand(), a.volumeTrashCommand(),
 		a.volumeDumpCommand(), a.volumeLoadCommand(),
 	)
 }

@@ -15,7 +15,8 @@ func (a *app) volumeDumpCommand() *cobra.Command {
 		Short: "Save a volume's metadata into a file",
 		Long: `Save the metadata of a volume, mounted or not, into FILE: names, attributes, where
 data lies, and the content of small files. With it and the object store, "massif
-volume load" makes the volume anew. FILE is as private as the volume itself.
+volume load" makes the volume anew. FILE is as private as the volume itself: text, one
+JSON object a line, compressed with zstd.
 
 A dump stays good until "massif volume gc" or the mount deletes blocks that it
 names: as long as the volume's retention, from the moment of the dump.`,
@@ -36,7 +37,7 @@ names: as long as the volume's retention, from the moment of the dump.`,
 			if a.json {
 				return a.printJSON(r)
 			}
-			fmt.Fprintf(a.out, "%s records in %s\n", humanCount(r.Records), humanBytes(r.Bytes))
+			fmt.Fprintf(a.out, "%s inodes, %s names, %s blocks in %s\n", humanCount(r.Inodes), humanCount(r.Names), humanCount(r.DumpStats.Blocks), humanBytes(r.Bytes))
 			return nil
 		},
 		ValidArgsFunction: completeVolumeThenFile,

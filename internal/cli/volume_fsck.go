@@ -17,7 +17,8 @@ func (a *app) volumeFsckCommand() *cobra.Command {
 // fsckCommand is the same under the name that people look for.
 func (a *app) fsckCommand() *cobra.Command {
 	return a.newFsck(&cobra.Command{Use: "fsck VOLUME", GroupID: "volumes", Example: `  massif fsck photos
-  massif fsck photos --data`})
+  massif fsck photos --data
+  massif fsck photos --repair`})
 }
 
 func (a *app) newFsck(cmd *cobra.Command) *cobra.Command {
@@ -29,7 +30,11 @@ and its checksums are verified.
 
 Each problem is printed as it is found, at the end the files that lack data. The
 exit status is 1 if there are problems. Objects that nobody refers to (orphans)
-are no problem; "massif volume gc" removes them. Nothing is changed.`
+are no problem; "massif volume gc" removes them.
+
+Nothing is changed, unless --repair is given: it makes the metadata consistent
+again. What has lost its name is then found in lost+found; what the store lacks
+cannot be brought back.`
 	cmd.Args = exactArgs("NAME")
 	cmd.ValidArgsFunction = completeVolume
 	cmd.RunE = func(cmd *cobra.Command, names []string) error {
@@ -58,6 +63,7 @@ are no problem; "massif volume gc" removes them. Nothing is changed.`
 	}
 	a.jsonFlag(cmd)
 	cmd.Flags().BoolVar(&args.Data, "data", false, "read and verify every block")
+	cmd.Flags().BoolVar(&args.Repair, "repair", false, "make the metadata consistent again")
 	return cmd
 }
 
@@ -67,6 +73,9 @@ func (a *app) printFsck(name string, args mount.FsckArgs, r mount.FsckResult) {
 	fmt.Fprintf(a.out, "store:    %s objects, %s; %s orphans (%s)\n", humanCount(s.Objects), humanBytes(s.Bytes), humanCount(s.Orphans), humanBytes(s.OrphanBytes))
 	if args.Data {
 		fmt.Fprintf(a.out, "data:     %s blocks read and verified\n", humanCount(r.Verified))
+	}
+	if r.Repaired > 0 {
+		fmt.Fprintf(a.out, "repaired: %s problems of the metadata\n", humanCount(r.Repaired))
 	}
 	if r.Clean {
 		fmt.Fprintf(a.out, "volume %s is clean\n", name)

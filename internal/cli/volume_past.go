@@ -127,6 +127,45 @@ in the present volume. How far back a time may lie is the volume's retention
 	return cmd
 }
 
+func (a *app) volumeTrashCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "trash NAME [PATH]",
+		Short: "List what was removed and can be brought back",
+		Long: `List the names that were removed from a volume, or from the directory PATH and
+all that is below it, as long as the volume's retention reaches back.
+"massif volume restore" brings them back, as they were at a time before.`,
+		Example: `  massif volume trash photos
+  massif volume trash photos /2026
+  massif volume restore photos /2026/x.jpg /2026/x.jpg --at-time '2026-01-31 12:00:00'`,
+		Args: rangeArgs(1, "NAME", "PATH"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			trash := mount.TrashArgs{}
+			if len(args) > 1 {
+				trash.Path = args[1]
+			}
+			var list []meta.TrashEntry
+			if err := do(cmd, args[0], "trash", trash, &list, nil); err != nil {
+				return err
+			}
+			if a.json {
+				return a.printJSON(list)
+			}
+			if len(list) == 0 {
+				fmt.Fprintln(a.err, "nothing was removed that can be brought back")
+				return nil
+			}
+			t := newTable(a.out, "REMOVED", "SIZE", "PATH")
+			for _, e := range list {
+				t.row(humanTime(e.Removed), humanBytes(e.Size), e.Path)
+			}
+			return t.flush()
+		},
+		ValidArgsFunction: completeVolume,
+	}
+	a.jsonFlag(cmd)
+	return cmd
+}
+
 func (a *app) copyWithin(cmd *cobra.Command, name string, args mount.CloneArgs) error {
 	var stats meta.CopyStats
 	bar := a.newStages()
