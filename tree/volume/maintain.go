@@ -35,7 +35,12 @@ type fragment struct {
 // maintain deletes dead blocks, expires history and compacts chunks, until the FS
 // is closed.
 func (fs *FS) maintain() {
-	tick := time.NewTicker(deletePause)
+	pause, grace := deletePause, deleteGrace
+	if crashpoint.Armed() {
+		// Servers in crash tests live for less than a second; they shall die here, too.
+		pause, grace = 100*time.Millisecond, time.Second
+	}
+	tick := time.NewTicker(pause)
 	defer tick.Stop()
 	nextExpiry := time.Now().Add(expirePause)
 	for {
@@ -44,7 +49,7 @@ func (fs *FS) maintain() {
 			return
 		case <-tick.C:
 		}
-		fs.report("deleting dead blocks", fs.DeleteDead(fs.ctx, time.Now().Add(-deleteGrace)))
+		fs.report("deleting dead blocks", fs.DeleteDead(fs.ctx, time.Now().Add(-grace)))
 		fs.report("compacting fragmented chunks", fs.compactSeen(fs.ctx))
 		if now := time.Now(); now.After(nextExpiry) {
 			nextExpiry = now.Add(expirePause)
