@@ -117,8 +117,8 @@ func (s *smalls) verify() error {
 			return wrongf(s.path(n), "was deleted durably and is there")
 		}
 		s.w.check()
-		if !f.durable && len(data) == 0 {
-			// Created, nothing written back yet.
+		if !f.durable && (len(data) == 0 || s.w.load.cfg.Torn && len(data) < f.size) {
+			// Created, nothing written back yet, or not all.
 			if err := os.Remove(s.path(n)); err != nil {
 				return err
 			}

@@ -18,6 +18,10 @@ type LoadConfig struct {
 	Workers int // goroutines; default 4
 	// Bigs is the greatest size of large files, in bytes; default 6 MiB.
 	Bigs int
+	// Torn: a server that is killed may leave the first part of a write, as one does
+	// that forwards it to a local file system. Files that were never synced may then
+	// be short.
+	Torn bool
 }
 
 // Load puts load on a directory and keeps the journal of what was acknowledged. Each

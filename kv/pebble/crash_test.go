@@ -110,8 +110,14 @@ func TestKill(t *testing.T) {
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}
-		// From the middle of its opening to after many commits.
-		timer := time.AfterFunc(rand.N(200*time.Millisecond), func() { _ = cmd.Process.Kill() })
+		// From the middle of its opening to after many commits; the last one, however
+		// slow the machine, after a commit that was synced.
+		last := round == rounds-1
+		patience := rand.N(200 * time.Millisecond)
+		if last {
+			patience = time.Minute
+		}
+		timer := time.AfterFunc(patience, func() { _ = cmd.Process.Kill() })
 		lines := bufio.NewScanner(out)
 		for lines.Scan() {
 			var w int
@@ -124,6 +130,9 @@ func TestKill(t *testing.T) {
 				continue
 			}
 			synced[w] = max(synced[w], n)
+			if last {
+				_ = cmd.Process.Kill()
+			}
 		}
 		timer.Stop()
 		_ = cmd.Wait() // killed
