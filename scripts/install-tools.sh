@@ -7,6 +7,7 @@
 #
 #   scripts/install-tools.sh            all servers
 #   scripts/install-tools.sh versitygw  only those named
+#   scripts/install-tools.sh minio      another S3 server, not among "all": heavy to build
 set -eu
 
 dir=${MASSIF_TOOLS:-${XDG_CACHE_HOME:-${HOME:?HOME is not set}/.cache}/massif-tools}
@@ -37,6 +38,7 @@ go_tool() {
 install_tool() {
 	case $1 in
 	versitygw) go_tool versitygw github.com/versity/versitygw/cmd/versitygw v1.8.0 ;;
+	minio) go_tool minio github.com/minio/minio v0.0.0-20260212201848-7aac2a2c5b7c ;;
 	*)
 		echo "install-tools: unknown tool $1" >&2
 		return 2

@@ -17,6 +17,7 @@ import (
 	"fmt"
 	"math/big"
 	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -196,6 +197,42 @@ func startS3(t testing.TB, scheme string, flags ...string) (endpoint, bucket str
 		err := start(t, cmd, func() error { return dial(addr) })
 		if err == nil {
 			return fmt.Sprintf("%s://%s", scheme, addr), bucket, creds
+		}
+		if try == 5 {
+			t.Fatal(err)
+		}
+	}
+}
+
+// MinIO starts a MinIO server, whose buckets still have to be made. It is closer
+// to Amazon's than the one of S3, but heavy to build, so that it is optional: the
+// test is skipped where it is missing, whatever must not be skipped otherwise.
+func MinIO(t testing.TB) (endpoint string, creds Credentials) {
+	t.Helper()
+	program := find("minio")
+	if program == "" {
+		t.Skip("minio is not installed; scripts/install-tools.sh minio does that")
+	}
+	creds = Credentials{"massif-access", "massif-secret-of-a-test"}
+	for try := 1; ; try++ {
+		addr := freeAddr(t)
+		dir := t.TempDir()
+		cmd := exec.Command(program, "server", "--quiet", "--address", addr, "--console-address", "127.0.0.1:0", filepath.Join(dir, "data"))
+		cmd.Env = append(os.Environ(), "HOME="+dir, "MINIO_ROOT_USER="+creds.AccessKey, "MINIO_ROOT_PASSWORD="+creds.SecretKey,
+			"MINIO_UPDATE=off", "MINIO_BROWSER=off", "MINIO_CALLHOME_ENABLE=off")
+		err := start(t, cmd, func() error {
+			resp, err := http.Get("http://" + addr + "/minio/health/ready")
+			if err != nil {
+				return err
+			}
+			resp.Body.Close()
+			if resp.StatusCode != http.StatusOK {
+				return fmt.Errorf("health: %s", resp.Status)
+			}
+			return nil
+		})
+		if err == nil {
+			return "http://" + addr, creds
 		}
 		if try == 5 {
 			t.Fatal(err)

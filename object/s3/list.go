@@ -16,7 +16,8 @@ import (
 // to know StartAfter: entries up to it are left out here. A server that lists out
 // of order is refused, because nobody could go through its bucket safely.
 //
-// The token of a page is its last entry and, after a NUL, the server's token.
+// The token of a page is its last entry and, after a NUL, the server's token, or
+// nothing if the page goes on after the entry itself.
 func (s *Store) List(ctx context.Context, opts object.ListOptions) (object.Page, error) {
 	page, err := s.list(ctx, opts)
 	if err != nil {
@@ -43,17 +44,19 @@ func (s *Store) list(ctx context.Context, opts object.ListOptions) (object.Page,
 		EncodingType: types.EncodingTypeUrl, // keys may hold what XML cannot
 	}
 	if opts.Limit > 0 {
-		in.MaxKeys = aws.Int32(int32(min(opts.Limit, 1000)))
+		// Never one: MinIO answers that without looking further if the prefix is a key.
+		in.MaxKeys = aws.Int32(int32(min(max(opts.Limit, 2), 1000)))
 	}
 	after := opts.StartAfter
 	if opts.Token != "" {
 		last, token, ok := strings.Cut(opts.Token, "\x00")
-		if !ok || token == "" {
+		if !ok {
 			return fail(invalid("not a token of this store"))
 		}
 		after = max(after, last)
-		in.ContinuationToken = &token
-	} else if after != "" {
+		in.ContinuationToken = text(token)
+	}
+	if after != "" && in.ContinuationToken == nil {
 		in.StartAfter = aws.String(s.cfg.Prefix + after)
 	}
 	w := watch(ctx, s.cfg.StallTimeout)
@@ -70,6 +73,9 @@ func (s *Store) list(ctx context.Context, opts object.ListOptions) (object.Page,
 	if err != nil {
 		return fail(err)
 	}
+	if opts.Limit == 1 && len(page.Objects)+len(page.Prefixes) > 1 {
+		return firstOf(page), nil
+	}
 	if aws.ToBool(out.IsTruncated) {
 		next := aws.ToString(out.NextContinuationToken)
 		if next == "" {
@@ -81,6 +87,14 @@ func (s *Store) list(ctx context.Context, opts object.ListOptions) (object.Page,
 		page.Next = last + "\x00" + next
 	}
 	return page, nil
+}
+
+// firstOf cuts a page after its first entry.
+func firstOf(page object.Page) object.Page {
+	if len(page.Prefixes) == 0 || len(page.Objects) > 0 && page.Objects[0].Key < page.Prefixes[0] {
+		return object.Page{Objects: page.Objects[:1], Next: page.Objects[0].Key + "\x00"}
+	}
+	return object.Page{Prefixes: page.Prefixes[:1], Next: page.Prefixes[0] + "\x00"}
 }
 
 // pageOf turns the server's page into ours. It returns the last entry, or after
