@@ -198,3 +198,78 @@ func BenchmarkReadInline(b *testing.B) {
 		v.ok(err)
 	}
 }
+
+// fragmented is a chunk of 4 MiB that was written in random order in pieces of
+// 4 KiB.
+func fragmented() []Extent {
+	list := make([]Extent, 1024)
+	for i := range list {
+		list[i] = Extent{Pos: uint32(i) << 12, Len: 4096, Block: 1<<20 + uint64(i*7919%1024)*3, Size: 128 << 10, Off: uint32(i%32) << 12}
+	}
+	return list
+}
+
+func BenchmarkChunkDecode(b *testing.B) {
+	rec := encodeChunk(nil, fragmented())
+	b.ReportMetric(float64(len(rec)), "bytes")
+	var list []Extent
+	for b.Loop() {
+		var err error
+		if list, err = decodeChunk(list[:0], rec); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+func BenchmarkChunkEncode(b *testing.B) {
+	list := fragmented()
+	var rec []byte
+	for b.Loop() {
+		rec = encodeChunk(rec[:0], list)
+	}
+}
+
+func BenchmarkChunkOverlay(b *testing.B) {
+	list := fragmented()
+	top := []Extent{{Pos: 512 << 12, Len: 4096, Block: 7, Size: 4096}}
+	var dst []Extent
+	for b.Loop() {
+		dst = overlayExtents(dst[:0], list, top)
+	}
+}
+
+// BenchmarkCommitFragmented overwrites 4 KiB in each of 32 such chunks.
+func BenchmarkCommitFragmented(b *testing.B) {
+	v := benchVolume(b, func(f *Format) { f.ChunkSize = 4 << 20 })
+	f := v.file(vfs.Root, "f")
+	const chunks = 32
+	var blocks []Block
+	var w FileWrite
+	first, err := v.s.AllocBlocks(bg, 1024)
+	v.ok(err)
+	for i := range uint64(1024) {
+		blocks = append(blocks, Block{first + i, 128 << 10})
+	}
+	for i := range uint32(chunks) {
+		list := fragmented()
+		for j := range list {
+			list[j].Block = first + uint64(j*7919%1024)
+		}
+		w.Chunks = append(w.Chunks, Chunk{i, list})
+	}
+	w.Ino, w.Size = f, chunks*4<<20
+	_, err = v.s.Commit(bg, blocks, []FileWrite{w})
+	v.ok(err)
+	b.ReportAllocs()
+	for n := 0; b.Loop(); n++ {
+		id, err := v.s.AllocBlocks(bg, 1)
+		v.ok(err)
+		w := FileWrite{Ino: f}
+		for i := range uint32(chunks) {
+			w.Chunks = append(w.Chunks, Chunk{i, []Extent{{Pos: uint32(n*769%1024) << 12, Len: 4096, Block: id, Size: 128 << 10, Off: i << 12}}})
+		}
+		_, err = v.s.Commit(bg, []Block{{id, 128 << 10}}, []FileWrite{w})
+		v.ok(err)
+	}
+	b.ReportMetric(b.Elapsed().Seconds()*1e6/float64(b.N)/chunks, "µs/chunk")
+}

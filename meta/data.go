@@ -160,13 +160,15 @@ func (t *txn) write(n *node, w *FileWrite) error {
 		if len(top) == 0 {
 			continue
 		}
-		old, err := t.chunk(n.ino, c.Index, nil)
+		old, err := t.chunk(n.ino, c.Index, t.lists[0][:0])
 		if err != nil {
 			return err
 		}
+		t.lists[0] = old
 		list := top
 		if len(old) > 0 {
-			list = overlayExtents(make([]Extent, 0, len(old)+len(top)+1), old, top)
+			list = overlayExtents(t.lists[1][:0], old, top)
+			t.lists[1] = list
 		}
 		if err := t.putChunk(n, c.Index, old, list); err != nil {
 			return err

@@ -3,8 +3,11 @@ package meta
 import (
 	"encoding/binary"
 	"fmt"
+	"slices"
+	"sort"
 	"syscall"
 
+	"github.com/massif-fs/massif/kv"
 	"github.com/massif-fs/massif/vfs"
 )
 
@@ -65,8 +68,25 @@ func partExtents(dst, old []Extent, from, to uint64) []Extent {
 }
 
 // overlayExtents appends to dst the extents of top, and what old has where top
-// has nothing. Both are ordered and without overlaps.
+// has nothing. Both are ordered and without overlaps. What lies before and behind
+// top is copied as it is: a commit changes little of a chunk with many extents.
 func overlayExtents(dst, old, top []Extent) []Extent {
+	if len(top) == 0 {
+		return append(dst, old...)
+	}
+	begin, end := uint64(top[0].Pos), top[len(top)-1].end()
+	first := sort.Search(len(old), func(i int) bool { return old[i].end() > begin })
+	last := first + sort.Search(len(old)-first, func(i int) bool { return uint64(old[first+i].Pos) >= end })
+	dst = append(dst, old[:first]...)
+	dst = overlayAll(dst, old[first:last], top)
+	if last < len(old) {
+		dst = appendExtent(dst, old[last])
+		dst = append(dst, old[last+1:]...)
+	}
+	return dst
+}
+
+func overlayAll(dst, old, top []Extent) []Extent {
 	var from uint64 // old is dealt with up to here
 	i := 0
 	upTo := func(to uint64) {
@@ -87,6 +107,17 @@ func overlayExtents(dst, old, top []Extent) []Extent {
 	}
 	upTo(1 << 32)
 	return dst
+}
+
+// differing cuts off what two lists have in common at their beginnings and ends.
+func differing(a, b []Extent) (x, y []Extent) {
+	for len(a) > 0 && len(b) > 0 && a[0] == b[0] {
+		a, b = a[1:], b[1:]
+	}
+	for len(a) > 0 && len(b) > 0 && a[len(a)-1] == b[len(b)-1] {
+		a, b = a[:len(a)-1], b[:len(b)-1]
+	}
+	return a, b
 }
 
 // fillExtents appends to dst what old has, with allocated but unwritten extents
@@ -164,36 +195,74 @@ func encodeChunk(dst []byte, list []Extent) []byte {
 	return dst
 }
 
-// decodeChunk appends the record's extents to dst.
+// decodeChunk appends the record's extents to dst. It is a decoder of its own
+// because it may have thousands of them to read with each commit.
 func decodeChunk(dst []Extent, b []byte) ([]Extent, error) {
-	d := newDecoder(b)
-	count := d.uint64()
-	if count > uint64(len(b)) { // each takes at least three bytes
-		d.bad = true
+	begin := len(dst)
+	if len(b) == 0 || b[0] != recordVersion {
+		return dst, errChunk
 	}
+	count, p := uvarint(b, 1)
+	if p < 0 || count > uint64(len(b)) { // each takes at least three bytes
+		return dst, errChunk
+	}
+	dst = slices.Grow(dst, int(count))
 	var at, block uint64
-	for i := uint64(0); i < count && !d.bad; i++ {
-		x := Extent{}
-		pos := at + d.uint64()
-		x.Len = d.uint32()
-		if pos < at || pos > MaxChunkSize || pos+uint64(x.Len) > MaxChunkSize || x.Len == 0 {
-			d.bad = true
-			break
+	for range count {
+		var gap, n, written uint64
+		gap, p = uvarint(b, p)
+		n, p = uvarint(b, p)
+		written, p = uvarint(b, p)
+		if p < 0 || gap > MaxChunkSize || n > MaxChunkSize || n == 0 || at+gap+n > MaxChunkSize || written > 1 {
+			return dst[:begin], errChunk
 		}
-		x.Pos = uint32(pos)
-		switch d.uint64() {
-		case 0:
-		case 1:
-			block += uint64(d.int64())
-			x.Block, x.Size, x.Off = block, d.uint32(), d.uint32()
-			if x.Block == 0 || uint64(x.Off)+uint64(x.Len) > uint64(x.Size) {
-				d.bad = true
+		x := Extent{Pos: uint32(at + gap), Len: uint32(n)}
+		at += gap + n
+		if written == 1 {
+			var delta, size, off uint64
+			delta, p = uvarint(b, p)
+			size, p = uvarint(b, p)
+			off, p = uvarint(b, p)
+			block += delta>>1 ^ -(delta & 1)
+			if p < 0 || block == 0 || size > 1<<32-1 || off > size || n > size-off {
+				return dst[:begin], errChunk
 			}
-		default:
-			d.bad = true
+			x.Block, x.Size, x.Off = block, uint32(size), uint32(off)
 		}
-		at = x.end()
 		dst = append(dst, x)
 	}
-	return dst, d.finish("chunk")
+	if p != len(b) {
+		return dst[:begin], errChunk
+	}
+	return dst, nil
+}
+
+var errChunk = fmt.Errorf("chunk record is unreadable: %w", kv.ErrCorrupt)
+
+// uvarint reads a number at b[p:] and returns the position behind it: below 0 if
+// there is none, or if p is.
+func uvarint(b []byte, p int) (uint64, int) {
+	if uint(p) < uint(len(b)) && b[p] < 0x80 { // most are small
+		return uint64(b[p]), p + 1
+	}
+	return longUvarint(b, p)
+}
+
+func longUvarint(b []byte, p int) (uint64, int) {
+	if p < 0 || p >= len(b) {
+		return 0, -1
+	}
+	if r := b[p:]; len(r) >= 3 && r[0] >= 0x80 {
+		if r[1] < 0x80 {
+			return uint64(r[0]&0x7f) | uint64(r[1])<<7, p + 2
+		}
+		if r[2] < 0x80 {
+			return uint64(r[0]&0x7f) | uint64(r[1]&0x7f)<<7 | uint64(r[2])<<14, p + 3
+		}
+	}
+	v, n := binary.Uvarint(b[p:])
+	if n <= 0 {
+		return 0, -1
+	}
+	return v, p + n
 }

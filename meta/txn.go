@@ -50,8 +50,9 @@ type txn struct {
 	value   []byte // scratch for values
 	hkey    []byte // scratch for history
 	hvalue  []byte
-	old     []byte   // scratch for values that were
-	written []uint64 // hashes of the keys of which there is history
+	old     []byte      // scratch for values that were
+	lists   [2][]Extent // scratch for extents
+	written []uint64    // hashes of the keys of which there is history
 }
 
 // node is an inode in a transaction.
@@ -171,7 +172,7 @@ func (t *txn) release() {
 	t.reset()
 	t.e, t.ctx, t.from, t.body, t.w, t.r = nil, nil, nil, nil, nil, nil
 	if cap(t.value) > 64<<10 {
-		t.value = nil
+		t.value, t.lists = nil, [2][]Extent{}
 	}
 	txns.Put(t)
 }

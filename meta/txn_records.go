@@ -173,17 +173,18 @@ func (t *txn) delInline(n *node) error {
 // putChunk makes list, which replaces old, the layout of a chunk: allocated bytes
 // and block references follow.
 func (t *txn) putChunk(n *node, index uint32, old, list []Extent) error {
-	for _, x := range list {
+	went, came := differing(old, list)
+	for _, x := range came {
 		if x.Block != 0 {
 			t.refer(x.Block, 1, int64(x.Len))
 		}
 	}
-	for _, x := range old {
+	for _, x := range went {
 		if x.Block != 0 {
 			t.refer(x.Block, -1, -int64(x.Len))
 		}
 	}
-	before, after := sumExtents(old), sumExtents(list)
+	before, after := sumExtents(went), sumExtents(came)
 	if n.alloc+after < before {
 		return fmt.Errorf("allocated bytes of inode %d are fewer than its chunk %d has: %w", n.ino, index, kv.ErrCorrupt)
 	}
