@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -28,11 +27,9 @@ type Server struct {
 
 	served  chan struct{} // closed when the last request is answered and all is given back
 	stop    chan struct{} // closed when serving has ended
-	stopped sync.Once
 	workers sync.WaitGroup
 
 	unmounting sync.Mutex
-	why        atomic.Pointer[string]
 }
 
 // Mount mounts a tree and serves it until it is unmounted: by Unmount, by

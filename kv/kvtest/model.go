@@ -68,12 +68,11 @@ var errUndo = errors.New("undo")
 func (m *machine) transaction() {
 	// Choices are drawn before the run, which may be repeated.
 	type step struct {
-		op          int
-		key, to     []byte
-		value       []byte
-		delta       int64
-		limit       int
-		description string
+		op      int
+		key, to []byte
+		value   []byte
+		delta   int64
+		limit   int
 	}
 	keys := rapid.Custom(func(t *rapid.T) []byte {
 		prefix := rapid.SampledFrom([]string{"c", "p"}).Draw(t, "kind")

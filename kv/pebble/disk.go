@@ -330,7 +330,7 @@ func (l engineLogger) Errorf(format string, args ...any) {
 // Fatalf is what Pebble calls where it wants the process to end: it could not
 // commit, or not write its manifest. The process lives on without writing.
 func (l engineLogger) Fatalf(format string, args ...any) {
-	err := errors.New(fmt.Sprintf(format, args...))
+	err := fmt.Errorf(format, args...)
 	if last := l.db.disk.lastFault(); last != nil {
 		err = fmt.Errorf("%w: %w", err, last)
 	}
