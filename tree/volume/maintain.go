@@ -114,11 +114,7 @@ func (fs *FS) compactSeen(ctx context.Context) error {
 	fs.fragments = nil
 	fs.fragmentMu.Unlock()
 	for f := range seen {
-		extents, err := fs.sess.Extents(ctx, f.ino, f.index, nil)
-		if err == nil {
-			err = fs.compact(ctx, f.ino, f.index, extents)
-		}
-		if err != nil && !isGone(err) {
+		if err := fs.compact(ctx, f); err != nil && !isGone(err) {
 			return err
 		}
 	}
@@ -136,11 +132,7 @@ func (fs *FS) CompactAll(ctx context.Context, min int) (compacted int, err error
 		return 0, err
 	}
 	for _, f := range batch {
-		extents, err := fs.sess.Extents(ctx, f.ino, f.index, nil)
-		if err == nil {
-			err = fs.compact(ctx, f.ino, f.index, extents)
-		}
-		switch {
+		switch err := fs.compact(ctx, f); {
 		case err == nil:
 			compacted++
 		case !isGone(err):
@@ -152,9 +144,10 @@ func (fs *FS) CompactAll(ctx context.Context, min int) (compacted int, err error
 
 // compact writes the data of a chunk anew as one block and makes the chunk point to
 // it, unless it was changed meanwhile.
-func (fs *FS) compact(ctx context.Context, ino vfs.Ino, index uint32, old []meta.Extent) error {
-	if len(old) < 2 {
-		return nil
+func (fs *FS) compact(ctx context.Context, f fragment) error {
+	old, err := fs.sess.Extents(ctx, f.ino, f.index, nil)
+	if err != nil || len(old) < 2 {
+		return err
 	}
 	var total int64
 	for i := range old {
@@ -206,7 +199,7 @@ func (fs *FS) compact(ctx context.Context, ino vfs.Ino, index uint32, old []meta
 		return err
 	}
 	crashpoint.Hit("compact.put")
-	err = fs.sess.Replace(ctx, ino, index, slices.Clone(old), fresh, []meta.Block{{ID: id, Size: uint32(total)}})
+	err = fs.sess.Replace(ctx, f.ino, f.index, slices.Clone(old), fresh, []meta.Block{{ID: id, Size: uint32(total)}})
 	if err != nil {
 		// The new block is referred to by nothing.
 		delErr := fs.blocks.Delete(ctx, []block.ID{block.ID(id)})
@@ -215,7 +208,7 @@ func (fs *FS) compact(ctx context.Context, ino vfs.Ino, index uint32, old []meta
 		}
 		return errors.Join(err, delErr)
 	}
-	if n := fs.useIfPresent(ino); n != nil {
+	if n := fs.useIfPresent(f.ino); n != nil {
 		n.mu.Lock()
 		fs.forgetLayout(n)
 		n.mu.Unlock()
