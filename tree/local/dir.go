@@ -13,12 +13,13 @@ import (
 
 // dir is an open directory of the host.
 type dir struct {
-	fs  *FS
-	n   *inode
-	fd  int
-	buf []byte // what getdents64(2) has given and was not emitted
-	at  uint64 // cookie of the position of buf
-	e   vfs.DirEntry
+	fs    *FS
+	n     *inode
+	fd    int
+	space []byte // what getdents64(2) fills
+	buf   []byte // the part of space that was not emitted
+	at    uint64 // cookie of the position of buf
+	e     vfs.DirEntry
 }
 
 const dirBuffer = 32 << 10
@@ -30,12 +31,16 @@ func (fs *FS) OpenDir(ctx context.Context, c *vfs.Caller, ino vfs.Ino) (vfs.Dir,
 		return nil, err
 	}
 	defer fs.table.unref(n)
-	fd, err := unix.Open(procPath(n.fd), unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	fd, err := reopenDir(n.fd)
 	if err != nil {
 		return nil, fail("opendir", "", err)
 	}
 	fs.table.opened(n)
 	return &dir{fs: fs, n: n, fd: fd}, nil
+}
+
+func reopenDir(fd int) (int, error) {
+	return unix.Open(procPath(fd), unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 }
 
 // The host's directory positions are nearly cookies already. Only 0, 1 and 2,
@@ -75,11 +80,9 @@ func (d *dir) Read(ctx context.Context, cookie uint64, plus bool, emit func(*vfs
 		if cookie > math.MaxInt64 {
 			return syscall.EINVAL
 		}
-		d.buf = d.buf[:0]
-		if _, err := unix.Seek(d.fd, positionOf(cookie), unix.SEEK_SET); err != nil {
+		if err := d.seek(cookie); err != nil {
 			return fail("readdir", "", err)
 		}
-		d.at = cookie
 	}
 	for {
 		if len(d.buf) == 0 {
@@ -103,14 +106,31 @@ func (d *dir) Read(ctx context.Context, cookie uint64, plus bool, emit func(*vfs
 	}
 }
 
-func (d *dir) refill() (more bool, err error) {
-	buf := d.buf[:0]
-	if cap(buf) < dirBuffer {
-		buf = make([]byte, dirBuffer)
+// seek goes to a position. To the beginning it goes with a new descriptor: ext4
+// (seen on Linux 6.18) goes on giving nothing at 0 to one whose first read was at
+// the directory's end.
+func (d *dir) seek(cookie uint64) error {
+	d.buf = nil
+	if cookie == 0 {
+		fd, err := reopenDir(d.fd)
+		if err != nil {
+			return err
+		}
+		unix.Close(d.fd)
+		d.fd = fd
+	} else if _, err := unix.Seek(d.fd, positionOf(cookie), unix.SEEK_SET); err != nil {
+		return err
 	}
-	buf = buf[:cap(buf)]
+	d.at = cookie
+	return nil
+}
+
+func (d *dir) refill() (more bool, err error) {
+	if d.space == nil {
+		d.space = make([]byte, dirBuffer)
+	}
 	for {
-		k, err := unix.Getdents(d.fd, buf)
+		k, err := unix.Getdents(d.fd, d.space)
 		switch {
 		case err == unix.EINTR:
 			continue
@@ -119,7 +139,7 @@ func (d *dir) refill() (more bool, err error) {
 		case err != nil:
 			return false, fail("readdir", "", err)
 		}
-		d.buf = buf[:k]
+		d.buf = d.space[:k]
 		return k > 0, nil
 	}
 }

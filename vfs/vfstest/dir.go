@@ -99,6 +99,26 @@ var dirTests = []test{
 		}
 		e.ok(d.Close(), "closedir")
 	}},
+	{"RewindFromEnd", nil, func(e *env) {
+		// A Dir whose first read is at the end of the directory.
+		for i := range 60 {
+			e.file(e.dir, fmt.Sprint("f", i), nil)
+		}
+		all := e.list(e.dir)
+		d, err := e.fs.OpenDir(e.ctx, e.c, e.dir)
+		e.ok(err, "opendir")
+		for _, walk := range []struct {
+			from uint64
+			want int
+		}{{all[len(all)-1].Cookie, 0}, {0, len(all)}} {
+			n := 0
+			e.ok(d.Read(e.ctx, walk.from, false, func(*vfs.DirEntry) bool { n++; return true }), "readdir")
+			if n != walk.want {
+				e.Errorf("behind cookie %d: %d entries, want %d", walk.from, n, walk.want)
+			}
+		}
+		e.ok(d.Close(), "closedir")
+	}},
 	{"RemoveWhileReading", nil, func(e *env) {
 		// As rm -r: read some, remove them, go on.
 		const n = 700
