@@ -21,6 +21,7 @@ import (
 	"io"
 	"maps"
 	"math/rand/v2"
+	"net/http"
 	"slices"
 	"strings"
 	"testing"
@@ -48,6 +49,9 @@ type Factory struct {
 	// NoNesting, if not empty, is the reason why the server keeps no object whose
 	// key goes on with '/' after the key of another object.
 	NoNesting string
+	// HTTP makes the requests that the store has signed, as somebody without its
+	// credentials; nil: http.DefaultClient.
+	HTTP *http.Client
 	// Parallel is the number of requests that the suite has in flight where it
 	// prepares many objects; 0: 16.
 	Parallel int
@@ -61,6 +65,9 @@ type suite struct {
 func Run(t *testing.T, f Factory) {
 	if f.Parallel == 0 {
 		f.Parallel = 16
+	}
+	if f.HTTP == nil {
+		f.HTTP = http.DefaultClient
 	}
 	s := &suite{f}
 	cases := []struct {
@@ -100,6 +107,8 @@ func Run(t *testing.T, f Factory) {
 		{"MultipartConditions", s.testMultipartConditions},
 		{"MultipartAbort", s.testMultipartAbort},
 		{"AbortStale", s.testAbortStale},
+		{"Presign", s.testPresign},
+		{"PresignExpired", s.testPresignExpired},
 	}
 	known := make(map[string]bool)
 	for _, c := range cases {

@@ -25,6 +25,7 @@ var (
 	_ object.RangeReader = (*Store)(nil)
 	_ object.Renamer     = (*Store)(nil)
 	_ object.Multipart   = (*Store)(nil)
+	_ object.Presigner   = (*Store)(nil)
 )
 
 // New returns the part of s whose keys begin with prefix, which is left out of
@@ -203,6 +204,37 @@ func (s *Store) Rename(ctx context.Context, dst, src string) error {
 		return &object.Error{Op: "rename", Key: src, Err: object.ErrUnsupported}
 	}
 	return s.short(r.Rename(ctx, to, from))
+}
+
+// PresignGet implements object.Presigner if the store below does.
+func (s *Store) PresignGet(ctx context.Context, key string, life time.Duration) (object.SignedRequest, error) {
+	full, p, err := s.presigner("sign get", key)
+	if err != nil {
+		return object.SignedRequest{}, err
+	}
+	r, err := p.PresignGet(ctx, full, life)
+	return r, s.short(err)
+}
+
+// PresignPut implements object.Presigner if the store below does.
+func (s *Store) PresignPut(ctx context.Context, key string, size int64, sum *uint32, life time.Duration, opts *object.PutOptions) (object.SignedRequest, error) {
+	full, p, err := s.presigner("sign put", key)
+	if err != nil {
+		return object.SignedRequest{}, err
+	}
+	r, err := p.PresignPut(ctx, full, size, sum, life, opts)
+	return r, s.short(err)
+}
+
+func (s *Store) presigner(op, key string) (full string, p object.Presigner, err error) {
+	if full, err = s.full(op, key); err != nil {
+		return "", nil, err
+	}
+	p, ok := object.As[object.Presigner](s.s)
+	if !ok {
+		return "", nil, &object.Error{Op: op, Key: key, Err: object.ErrUnsupported}
+	}
+	return full, p, nil
 }
 
 // PartLimits implements object.Multipart if the store below does.

@@ -10,6 +10,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	smithyhttp "github.com/aws/smithy-go/transport/http"
 	"github.com/massif-fs/massif/object"
+	"github.com/massif-fs/massif/object/watchdog"
 )
 
 // Check finds out whether the bucket is there and can be used, so that whoever
@@ -37,9 +38,9 @@ func (s *Store) Check(ctx context.Context, write bool) error {
 }
 
 func (s *Store) checkBucket(ctx context.Context) error {
-	w := watch(ctx, s.cfg.StallTimeout)
-	defer w.end()
-	_, err := s.client.HeadBucket(w.ctx, &s3.HeadBucketInput{Bucket: &s.cfg.Bucket})
+	w := watchdog.Watch(ctx, s.cfg.StallTimeout)
+	defer w.End()
+	_, err := s.client.HeadBucket(w.Context(), &s3.HeadBucketInput{Bucket: &s.cfg.Bucket})
 	if err == nil {
 		return nil
 	}

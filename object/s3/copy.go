@@ -9,6 +9,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/aws/aws-sdk-go-v2/service/s3/types"
 	"github.com/massif-fs/massif/object"
+	"github.com/massif-fs/massif/object/watchdog"
 	"golang.org/x/sync/errgroup"
 )
 
@@ -57,8 +58,8 @@ var singleCopyLimit int64 = maxSingleCopy
 func (s *Store) maxSingleCopy() int64 { return singleCopyLimit }
 
 func (s *Store) copyWhole(ctx context.Context, dst, src string, from object.Info, o *object.PutOptions, asItIs bool) (object.Info, error) {
-	w := watch(ctx, s.cfg.SlowTimeout)
-	defer w.end()
+	w := watchdog.Watch(ctx, s.cfg.SlowTimeout)
+	defer w.End()
 	in := &s3.CopyObjectInput{
 		Bucket:               &s.cfg.Bucket,
 		Key:                  s.key(dst),
@@ -77,7 +78,7 @@ func (s *Store) copyWhole(ctx context.Context, dst, src string, from object.Info
 		in.ContentType = text(o.ContentType)
 		in.Metadata = encodeMetadata(o.Metadata)
 	}
-	out, err := s.client.CopyObject(w.ctx, in)
+	out, err := s.client.CopyObject(w.Context(), in)
 	if err == nil && (out.CopyObjectResult == nil || out.CopyObjectResult.ETag == nil) {
 		err = s.nonsense("no ETag of the copy")
 	}
@@ -126,9 +127,9 @@ func (s *Store) copyParts(ctx context.Context, dst, src string, from object.Info
 
 func (u *upload) copyPart(ctx context.Context, n int, src, etag string, off, size int64) (object.Part, error) {
 	s := u.s
-	w := watch(ctx, s.cfg.SlowTimeout)
-	defer w.end()
-	out, err := s.client.UploadPartCopy(w.ctx, &s3.UploadPartCopyInput{
+	w := watchdog.Watch(ctx, s.cfg.SlowTimeout)
+	defer w.End()
+	out, err := s.client.UploadPartCopy(w.Context(), &s3.UploadPartCopyInput{
 		Bucket:            &s.cfg.Bucket,
 		Key:               s.key(u.key),
 		UploadId:          &u.id,

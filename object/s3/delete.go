@@ -13,6 +13,7 @@ import (
 	"github.com/aws/smithy-go"
 	smithyhttp "github.com/aws/smithy-go/transport/http"
 	"github.com/massif-fs/massif/object"
+	"github.com/massif-fs/massif/object/watchdog"
 	"golang.org/x/sync/errgroup"
 )
 
@@ -89,9 +90,9 @@ func (d *deletion) fail(key string, err error) {
 }
 
 func (d *deletion) one(ctx context.Context, key string) {
-	w := watch(ctx, d.s.cfg.StallTimeout)
-	defer w.end()
-	_, err := d.s.client.DeleteObject(w.ctx, &s3.DeleteObjectInput{Bucket: &d.s.cfg.Bucket, Key: d.s.key(key)})
+	w := watchdog.Watch(ctx, d.s.cfg.StallTimeout)
+	defer w.End()
+	_, err := d.s.client.DeleteObject(w.Context(), &s3.DeleteObjectInput{Bucket: &d.s.cfg.Bucket, Key: d.s.key(key)})
 	if err = d.s.fail("delete", key, w, err); err != nil && !errors.Is(err, object.ErrNotFound) {
 		d.fail(key, err)
 	}
@@ -99,13 +100,13 @@ func (d *deletion) one(ctx context.Context, key string) {
 
 func (d *deletion) batch(ctx context.Context, keys []string) {
 	s := d.s
-	w := watch(ctx, s.cfg.StallTimeout)
-	defer w.end()
+	w := watchdog.Watch(ctx, s.cfg.StallTimeout)
+	defer w.End()
 	in := &s3.DeleteObjectsInput{Bucket: &s.cfg.Bucket, Delete: &types.Delete{}} // not quiet: each key must be accounted for
 	for _, key := range keys {
 		in.Delete.Objects = append(in.Delete.Objects, types.ObjectIdentifier{Key: s.key(key)})
 	}
-	out, err := s.client.DeleteObjects(w.ctx, in, func(o *s3.Options) {
+	out, err := s.client.DeleteObjects(w.Context(), in, func(o *s3.Options) {
 		// The checksum that all servers know; newer ones want no other.
 		o.APIOptions = append(o.APIOptions, smithyhttp.AddContentChecksumMiddleware)
 	})

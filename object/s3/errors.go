@@ -15,6 +15,7 @@ import (
 	"github.com/aws/smithy-go"
 	smithyhttp "github.com/aws/smithy-go/transport/http"
 	"github.com/massif-fs/massif/object"
+	"github.com/massif-fs/massif/object/watchdog"
 	"golang.org/x/sys/unix"
 )
 
@@ -155,23 +156,23 @@ func (e *storeError) Error() string   { return e.text }
 func (e *storeError) Unwrap() []error { return []error{e.kind, e.cause} }
 
 // fail makes the *object.Error of a failed request. w is the request's watchdog.
-func (s *Store) fail(op, key string, w *watchdog, err error) error {
+func (s *Store) fail(op, key string, w *watchdog.Dog, err error) error {
 	if err == nil {
 		return nil
 	}
 	return &object.Error{Op: op, Key: key, Err: s.explain(w, err)}
 }
 
-func (s *Store) explain(w *watchdog, err error) error {
+func (s *Store) explain(w *watchdog.Dog, err error) error {
 	if w != nil {
-		if cause := w.parent.Err(); cause != nil {
+		if cause := w.Parent().Err(); cause != nil {
 			return cause
 		}
-		if cause := w.bodyError(); cause != nil {
+		if cause := w.BodyError(); cause != nil {
 			return cause
 		}
-		if errors.Is(context.Cause(w.ctx), errNoProgress) {
-			return &storeError{object.ErrUnavailable, fmt.Sprintf("no progress for %v at %s", w.stall, s.where), unix.ETIMEDOUT}
+		if w.Stalled() {
+			return &storeError{object.ErrUnavailable, fmt.Sprintf("no progress for %v at %s", w.Limit(), s.where), unix.ETIMEDOUT}
 		}
 	}
 	var known *storeError

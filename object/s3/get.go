@@ -15,6 +15,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/aws/aws-sdk-go-v2/service/s3/types"
 	"github.com/massif-fs/massif/object"
+	"github.com/massif-fs/massif/object/watchdog"
 )
 
 // Head implements object.Store.
@@ -26,9 +27,9 @@ func (s *Store) Head(ctx context.Context, key string) (object.Info, error) {
 }
 
 func (s *Store) head(ctx context.Context, op, key string) (object.Info, error) {
-	w := watch(ctx, s.cfg.StallTimeout)
-	defer w.end()
-	out, err := s.client.HeadObject(w.ctx, &s3.HeadObjectInput{Bucket: &s.cfg.Bucket, Key: s.key(key)})
+	w := watchdog.Watch(ctx, s.cfg.StallTimeout)
+	defer w.End()
+	out, err := s.client.HeadObject(w.Context(), &s3.HeadObjectInput{Bucket: &s.cfg.Bucket, Key: s.key(key)})
 	if err != nil {
 		return object.Info{}, s.fail(op, key, w, err)
 	}
@@ -121,7 +122,7 @@ func (s *Store) Get(ctx context.Context, key string, off, n int64) (io.ReadClose
 // get asks for n > 0 bytes at off, all from there on if n is negative. Its error
 // wraps errRange if the object ends before.
 func (s *Store) get(ctx context.Context, op, key string, off, n int64) (*receiving, object.Info, error) {
-	w := watch(ctx, s.cfg.StallTimeout)
+	w := watchdog.Watch(ctx, s.cfg.StallTimeout)
 	in := &s3.GetObjectInput{Bucket: &s.cfg.Bucket, Key: s.key(key)}
 	ranged := off > 0 || n > 0
 	switch {
@@ -133,16 +134,16 @@ func (s *Store) get(ctx context.Context, op, key string, off, n int64) (*receivi
 	if !ranged && s.cfg.Checksum != NoChecksum {
 		in.ChecksumMode = types.ChecksumModeEnabled
 	}
-	out, err := s.client.GetObject(w.ctx, in)
+	out, err := s.client.GetObject(w.Context(), in)
 	if err != nil {
 		err = s.fail(op, key, w, err)
-		w.end()
+		w.End()
 		return nil, object.Info{}, err
 	}
-	w.pause()
+	w.Pause()
 	refuse := func(what string) (*receiving, object.Info, error) {
 		err := s.fail(op, key, w, s.nonsense(what))
-		w.end()
+		w.End()
 		out.Body.Close()
 		return nil, object.Info{}, err
 	}

@@ -10,6 +10,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/aws/aws-sdk-go-v2/service/s3/types"
 	"github.com/massif-fs/massif/object"
+	"github.com/massif-fs/massif/object/watchdog"
 )
 
 // List implements object.Store, by ListObjectsV2. It does not rely on the server
@@ -59,9 +60,9 @@ func (s *Store) list(ctx context.Context, opts object.ListOptions) (object.Page,
 	if after != "" && in.ContinuationToken == nil {
 		in.StartAfter = aws.String(s.cfg.Prefix + after)
 	}
-	w := watch(ctx, s.cfg.StallTimeout)
-	defer w.end()
-	out, err := s.client.ListObjectsV2(w.ctx, in)
+	w := watchdog.Watch(ctx, s.cfg.StallTimeout)
+	defer w.End()
+	out, err := s.client.ListObjectsV2(w.Context(), in)
 	if err != nil {
 		return object.Page{}, s.fail(op, opts.Prefix, w, err)
 	}

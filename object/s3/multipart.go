@@ -15,6 +15,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/aws/aws-sdk-go-v2/service/s3/types"
 	"github.com/massif-fs/massif/object"
+	"github.com/massif-fs/massif/object/watchdog"
 )
 
 // PartLimits implements object.Multipart.
@@ -60,8 +61,8 @@ func (s *Store) CreateMultipart(ctx context.Context, key string, opts *object.Pu
 
 // create begins an upload whose parts carry checksums of the given kind.
 func (s *Store) create(ctx context.Context, key string, opts *object.PutOptions, kind Checksum) (*upload, error) {
-	w := watch(ctx, s.cfg.StallTimeout)
-	defer w.end()
+	w := watchdog.Watch(ctx, s.cfg.StallTimeout)
+	defer w.End()
 	in := &s3.CreateMultipartUploadInput{
 		Bucket:               &s.cfg.Bucket,
 		Key:                  s.key(key),
@@ -77,7 +78,7 @@ func (s *Store) create(ctx context.Context, key string, opts *object.PutOptions,
 	case CRC64NVME:
 		in.ChecksumAlgorithm, in.ChecksumType = types.ChecksumAlgorithmCrc64nvme, types.ChecksumTypeFullObject
 	}
-	out, err := s.client.CreateMultipartUpload(w.ctx, in, func(o *s3.Options) {
+	out, err := s.client.CreateMultipartUpload(w.Context(), in, func(o *s3.Options) {
 		o.RequestChecksumCalculation = aws.RequestChecksumCalculationWhenRequired // or the SDK chooses one
 	})
 	if err == nil && aws.ToString(out.UploadId) == "" {
@@ -141,10 +142,10 @@ func (u *upload) putMemory(ctx context.Context, n int, m object.MemoryBody, size
 	if err != nil {
 		return object.Part{}, &object.Error{Op: "put part", Key: u.key, Err: err}
 	}
-	w := watch(ctx, u.s.cfg.StallTimeout)
-	defer w.end()
-	body := w.send(p)
-	defer body.stop()
+	w := watchdog.Watch(ctx, u.s.cfg.StallTimeout)
+	defer w.End()
+	body := w.Send(p.r, p.start)
+	defer body.Stop()
 	in := u.partInput(n, body, p.size)
 	switch u.kind {
 	case CRC32C:
@@ -152,25 +153,25 @@ func (u *upload) putMemory(ctx context.Context, n int, m object.MemoryBody, size
 	case CRC64NVME:
 		in.ChecksumCRC64NVME = p.sum
 	}
-	out, err := u.s.client.UploadPart(w.ctx, in, u.s.bodyOptions)
+	out, err := u.s.client.UploadPart(w.Context(), in, u.s.bodyOptions)
 	return u.sent(w, n, p.size, out, p.sum, err)
 }
 
 // putReader sends a part too long for the buffers as it comes: without a checksum
 // of its own, and not signed, because both would need a second reading.
 func (u *upload) putReader(ctx context.Context, n int, r io.Reader, size int64) (object.Part, error) {
-	w := watch(ctx, u.s.cfg.StallTimeout)
-	defer w.end()
-	body := &streaming{w: w, r: r}
-	defer body.stop()
-	out, err := u.s.client.UploadPart(w.ctx, u.partInput(n, body, size), func(o *s3.Options) {
+	w := watchdog.Watch(ctx, u.s.cfg.StallTimeout)
+	defer w.End()
+	body := w.Stream(r)
+	defer body.Stop()
+	out, err := u.s.client.UploadPart(w.Context(), u.partInput(n, body, size), func(o *s3.Options) {
 		o.RequestChecksumCalculation = aws.RequestChecksumCalculationWhenRequired
 		o.APIOptions = append(o.APIOptions, v4.SwapComputePayloadSHA256ForUnsignedPayloadMiddleware)
 	})
 	return u.sent(w, n, size, out, nil, err)
 }
 
-func (u *upload) sent(w *watchdog, n int, size int64, out *s3.UploadPartOutput, sum *string, err error) (object.Part, error) {
+func (u *upload) sent(w *watchdog.Dog, n int, size int64, out *s3.UploadPartOutput, sum *string, err error) (object.Part, error) {
 	if err == nil && aws.ToString(out.ETag) == "" {
 		err = u.s.nonsense("no ETag of the part")
 	}
@@ -240,9 +241,9 @@ func (u *upload) Complete(ctx context.Context, parts []object.Part) (object.Info
 }
 
 func (u *upload) complete(ctx context.Context, in *s3.CompleteMultipartUploadInput) (*s3.CompleteMultipartUploadOutput, error) {
-	w := watch(ctx, u.s.cfg.SlowTimeout)
-	defer w.end()
-	out, err := u.s.client.CompleteMultipartUpload(w.ctx, in)
+	w := watchdog.Watch(ctx, u.s.cfg.SlowTimeout)
+	defer w.End()
+	out, err := u.s.client.CompleteMultipartUpload(w.Context(), in)
 	if err == nil && aws.ToString(out.ETag) == "" {
 		err = u.s.nonsense("no ETag")
 	}
@@ -276,9 +277,9 @@ func (u *upload) abandon(ctx context.Context) {
 }
 
 func (s *Store) abort(ctx context.Context, key string, full *string, id string) error {
-	w := watch(ctx, s.cfg.StallTimeout)
-	defer w.end()
-	_, err := s.client.AbortMultipartUpload(w.ctx, &s3.AbortMultipartUploadInput{Bucket: &s.cfg.Bucket, Key: full, UploadId: &id})
+	w := watchdog.Watch(ctx, s.cfg.StallTimeout)
+	defer w.End()
+	_, err := s.client.AbortMultipartUpload(w.Context(), &s3.AbortMultipartUploadInput{Bucket: &s.cfg.Bucket, Key: full, UploadId: &id})
 	err = s.fail("abort upload", key, w, err)
 	if errors.Is(err, object.ErrNotFound) { // completed or aborted before
 		return nil
@@ -320,13 +321,11 @@ func (s *Store) listUploads(ctx context.Context, op, prefix string, in *s3.ListM
 	if err := ctx.Err(); err != nil {
 		return nil, &object.Error{Op: op, Key: prefix, Err: err}
 	}
-	w := watch(ctx, s.cfg.StallTimeout)
-	defer w.end()
-	out, err := s.client.ListMultipartUploads(w.ctx, in)
+	w := watchdog.Watch(ctx, s.cfg.StallTimeout)
+	defer w.End()
+	out, err := s.client.ListMultipartUploads(w.Context(), in)
 	if err != nil {
 		return nil, s.fail(op, prefix, w, err)
 	}
 	return out, nil
 }
-
-var _ io.ReadSeeker = (*sending)(nil)

@@ -17,6 +17,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/aws/aws-sdk-go-v2/service/s3/types"
 	"github.com/massif-fs/massif/object"
+	"github.com/massif-fs/massif/object/watchdog"
 )
 
 // Put implements object.Store.
@@ -116,10 +117,10 @@ func (s *Store) putOnce(ctx context.Context, key string, p *payload, opts *objec
 	if err := p.rewind(); err != nil {
 		return object.Info{}, &object.Error{Op: "put", Key: key, Err: err}
 	}
-	w := watch(ctx, s.cfg.StallTimeout)
-	defer w.end()
-	body := w.send(p)
-	defer body.stop()
+	w := watchdog.Watch(ctx, s.cfg.StallTimeout)
+	defer w.End()
+	body := w.Send(p.r, p.start)
+	defer body.Stop()
 	in := &s3.PutObjectInput{
 		Bucket:               &s.cfg.Bucket,
 		Key:                  s.key(key),
@@ -141,7 +142,7 @@ func (s *Store) putOnce(ctx context.Context, key string, p *payload, opts *objec
 	case CRC64NVME:
 		in.ChecksumCRC64NVME = p.sum
 	}
-	out, err := s.client.PutObject(w.ctx, in, s.bodyOptions)
+	out, err := s.client.PutObject(w.Context(), in, s.bodyOptions)
 	if err == nil && aws.ToString(out.ETag) == "" {
 		err = s.nonsense("no ETag")
 	}

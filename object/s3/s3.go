@@ -26,7 +26,6 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
-	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -451,5 +450,3 @@ func (s *Store) checkPut(opts *object.PutOptions) error {
 	}
 	return nil
 }
-
-var errNoProgress = errors.New("no progress")
