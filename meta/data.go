@@ -128,6 +128,11 @@ func (t *txn) write(n *node, w *FileWrite) error {
 	chunkSize := uint64(t.e.format.Load().ChunkSize)
 	from, to := uint64(1<<64-1), uint64(0) // what changes
 	size := max(n.size, w.Size)
+	if w.Base != nil {
+		if err := t.checkBase(n, w.Base); err != nil {
+			return err
+		}
+	}
 	switch {
 	case w.SetInline:
 		if n.hasChunks() {
@@ -192,6 +197,25 @@ func (t *txn) write(n *node, w *FileWrite) error {
 		t.changedData(n.ino, int64(from), int64(to-from))
 	} else if n.inode != n.old {
 		t.changedAttr(n.ino)
+	}
+	return nil
+}
+
+// checkBase returns ErrLayout if a file is not what a write took it for.
+func (t *txn) checkBase(n *node, base *FileBase) error {
+	if n.size != base.Size {
+		return ErrLayout
+	}
+	var sum uint64
+	if n.flags&flagInline != 0 {
+		data, err := t.inline(n.ino)
+		if err != nil {
+			return err
+		}
+		sum = InlineSum(data)
+	}
+	if sum != base.Inline {
+		return ErrLayout
 	}
 	return nil
 }

@@ -479,3 +479,33 @@ func keys(m map[uint64]bool) (list []uint64) {
 	}
 	return list
 }
+
+// A write that says what it is based on is refused when that has changed.
+func TestCommitBase(t *testing.T) {
+	v := newVolume(t)
+	f := v.file(vfs.Root, "f")
+	commit := func(w FileWrite, base *FileBase, want error) {
+		t.Helper()
+		w.Ino, w.Base = f, base
+		if _, err := v.s.Commit(bg, nil, []FileWrite{w}); !errors.Is(err, want) {
+			t.Fatalf("commit: %v, want %v", err, want)
+		}
+	}
+	abc := InlineSum([]byte("abc"))
+	commit(FileWrite{SetInline: true, Inline: []byte("abc")}, &FileBase{}, nil)
+	commit(FileWrite{SetInline: true, Inline: []byte("lost")}, &FileBase{}, ErrLayout)
+	commit(FileWrite{SetInline: true, Inline: []byte("lost")}, &FileBase{Size: 3, Inline: 7}, ErrLayout)
+	commit(FileWrite{ClearInline: true, Size: 3}, &FileBase{Size: 2, Inline: abc}, ErrLayout)
+	if data, ok, err := v.s.Inline(bg, f); err != nil || !ok || string(data) != "abc" {
+		t.Fatal(string(data), ok, err)
+	}
+	commit(FileWrite{SetInline: true, Inline: []byte("abcd")}, &FileBase{Size: 3, Inline: abc}, nil)
+	v.truncate(f, 100)
+	commit(FileWrite{ClearInline: true}, &FileBase{Size: 4, Inline: InlineSum([]byte("abcd"))}, ErrLayout)
+	commit(FileWrite{ClearInline: true}, &FileBase{Size: 100, Inline: InlineSum([]byte("abcd"))}, nil)
+	commit(FileWrite{Size: 200}, &FileBase{Size: 100}, nil)
+	commit(FileWrite{Size: 300}, &FileBase{Size: 100}, ErrLayout)
+	if a := v.attr(f); a.Size != 200 || InlineSum(nil) != 0 {
+		t.Fatal(a)
+	}
+}

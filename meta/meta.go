@@ -19,6 +19,8 @@ import (
 	"context"
 	"time"
 
+	"github.com/zeebo/xxh3"
+
 	"github.com/massif-fs/massif/vfs"
 )
 
@@ -66,6 +68,25 @@ type FileWrite struct {
 	Mtime vfs.Time
 	// Reserved bytes (see Reserve) are given back in the same step.
 	Reserved int64
+	// Base, if not nil, is what the file must still be for the write to be right: else
+	// Commit changes nothing and gives ErrLayout. Whoever shares a volume gives it
+	// with each SetInline and ClearInline, which would undo what others have written,
+	// and with writes that go to the end of the file, wherever that is.
+	Base *FileBase
+}
+
+// FileBase is what a client took a file for when it made a write.
+type FileBase struct {
+	Size   uint64 // of the file, bytes
+	Inline uint64 // InlineSum of what Inline returned
+}
+
+// InlineSum tells inline contents apart; 0 stands for none.
+func InlineSum(data []byte) uint64 {
+	if len(data) == 0 {
+		return 0
+	}
+	return max(xxh3.Hash(data), 1)
 }
 
 // Session is a client's connection to the engine. All methods may be called

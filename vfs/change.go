@@ -1,6 +1,9 @@
 package vfs
 
-import "sync"
+import (
+	"context"
+	"sync"
+)
 
 // ChangeKind tells what changed.
 type ChangeKind uint8
@@ -31,7 +34,24 @@ type Change struct {
 	// Remote: the change did not come through this FS value (another mount, the
 	// storage below), so whoever caches must drop what it has.
 	Remote bool
+	// Ack, if not nil, says that somebody else is about to make the change and waits
+	// for leave (see LeaseFS); Remote is set, a ChangeEntry without a Name stands for all
+	// names of Parent. The watcher calls Ack.Done when nothing that it has cached of
+	// what changes can be used any more: from any goroutine, soon (within seconds), and
+	// without waiting for other changes of the tree. A watcher that caches nothing calls
+	// it at once, and takes no note of the change: it may not come about, and is told
+	// again, without Ack, if it does and the tree hears of it.
+	Ack *Ack
 }
+
+// Ack lets a change go on.
+type Ack struct {
+	once sync.Once
+	done chan<- struct{}
+}
+
+// Done lets the change go on. It may be called several times.
+func (a *Ack) Done() { a.once.Do(func() { a.done <- struct{}{} }) }
 
 // Watchable is implemented by trees that have a change feed.
 type Watchable interface {
@@ -39,6 +59,8 @@ type Watchable interface {
 	// not block and must not call the tree; it may be called from any goroutine,
 	// one call at a time. The returned function ends the watch and waits for a call
 	// of fn that is under way.
+	//
+	// Changes with an Ack are the exception: they are told before they take effect.
 	Watch(fn func(Change)) (stop func())
 }
 
@@ -80,4 +102,28 @@ func (f *Feed) Send(c Change) {
 	for _, fn := range f.watchers {
 		fn(c)
 	}
+}
+
+// Recall tells every watcher that c is about to be made, and waits until all of them
+// have called Ack.Done or ctx is done, whose error it then returns.
+func (f *Feed) Recall(ctx context.Context, c Change) error {
+	c.Remote = true
+	f.mu.RLock()
+	acks := make(chan struct{}, len(f.watchers))
+	waiting := len(f.watchers)
+	f.order.Lock()
+	for _, fn := range f.watchers {
+		c.Ack = &Ack{done: acks}
+		fn(c)
+	}
+	f.order.Unlock()
+	f.mu.RUnlock()
+	for ; waiting > 0; waiting-- {
+		select {
+		case <-acks:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	return nil
 }
