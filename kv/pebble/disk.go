@@ -132,7 +132,11 @@ func (d *disk) create(name string, op func() (vfs.File, error)) (vfs.File, error
 
 func (d *disk) wrap(f vfs.File, k kind) vfs.File {
 	if k == walKind {
-		return walFile{f, d}
+		w := &walFile{File: f, d: d}
+		if info, err := f.Stat(); err == nil {
+			w.ready = info.Size() // an old log that is used again
+		}
+		return w
 	}
 	return changedFile{f, d}
 }
@@ -157,7 +161,7 @@ func (d *disk) OpenDir(name string) (vfs.File, error) {
 	if d.FS.PathDir(d.FS.PathJoin(name, "file")) != d.dir {
 		return f, nil
 	}
-	return dirFile{f, d}, nil
+	return &dirFile{walFile{File: f, d: d}}, nil
 }
 
 func (d *disk) Link(oldname, newname string) error {
@@ -206,12 +210,47 @@ func (l *lockFile) Close() error {
 func (d *disk) Unwrap() vfs.FS { return nil }
 
 // walFile is a log. Its errors go to the DB, never to Pebble.
+//
+// A flush of a file that has grown, or whose blocks the file system has allocated
+// but never written, changes the file's metadata, too, and so costs a commit of
+// the file system's own log: half of the time of a small flush. So the log is
+// filled with zeros ahead of what is appended to it, in steps that grow while it is
+// being flushed. Logs that are used again need none of it. What is read back ends
+// at the zeros, as it does at the remains of an older log.
 type walFile struct {
 	vfs.File
 	d *disk
+	// Used by the goroutine that writes and flushes the log.
+	written int64 // where the next append goes
+	ready   int64 // up to where the file has blocks that have been written
+	step    int64 // how much was prepared the last time
 }
 
-func (f walFile) do(operation string, op func() error) error {
+const (
+	firstReady = 64 << 10
+	mostReady  = 1 << 20
+)
+
+var zeros [firstReady]byte
+
+// prepare writes zeros where the next appends will go, to be flushed with what
+// has been appended.
+func (f *walFile) prepare() {
+	const near = 16 << 10 // a small flush
+	if f.written == 0 || f.written+near <= f.ready || f.d.dead.Load() {
+		return
+	}
+	f.step = min(max(2*f.step, firstReady), mostReady)
+	from := max(f.written, f.ready)
+	for at := from; at < from+f.step; at += int64(len(zeros)) {
+		if _, err := f.File.WriteAt(zeros[:], at); err != nil {
+			return // the append itself will tell
+		}
+		f.ready = at + int64(len(zeros))
+	}
+}
+
+func (f *walFile) do(operation string, op func() error) error {
 	if f.d.dead.Load() {
 		return nil
 	}
@@ -224,24 +263,32 @@ func (f walFile) do(operation string, op func() error) error {
 	return nil
 }
 
-func (f walFile) Write(p []byte) (int, error) {
+func (f *walFile) Write(p []byte) (int, error) {
 	n := len(p)
 	err := f.do("write log", func() (err error) { n, err = f.File.Write(p); return err })
 	if err != nil {
 		return n, err
 	}
+	f.written += int64(len(p))
 	return len(p), nil
 }
 
-func (f walFile) Sync() error     { return f.do("flush log", f.File.Sync) }
-func (f walFile) SyncData() error { return f.do("flush log", f.File.SyncData) }
+func (f *walFile) Sync() error {
+	f.prepare()
+	return f.do("flush log", f.File.Sync)
+}
 
-func (f walFile) SyncTo(length int64) (full bool, err error) {
+func (f *walFile) SyncData() error {
+	f.prepare()
+	return f.do("flush log", f.File.SyncData)
+}
+
+func (f *walFile) SyncTo(length int64) (full bool, err error) {
 	err = f.do("flush log", func() (err error) { full, err = f.File.SyncTo(length); return err })
 	return full, err
 }
 
-func (f walFile) Stat() (info vfs.FileInfo, err error) {
+func (f *walFile) Stat() (info vfs.FileInfo, err error) {
 	info = emptyInfo{}
 	err = f.do("look at log", func() error {
 		i, err := f.File.Stat()
@@ -254,21 +301,16 @@ func (f walFile) Stat() (info vfs.FileInfo, err error) {
 }
 
 // Close closes the file also after a failure: the descriptor must not leak.
-func (f walFile) Close() error {
+func (f *walFile) Close() error {
 	err := f.File.Close()
 	return f.do("close log", func() error { return err })
 }
 
 // dirFile is a directory. Pebble flushes it when it rotates the log and when it
 // puts a new manifest in place, and survives an error of neither.
-type dirFile struct {
-	vfs.File
-	d *disk
-}
+type dirFile struct{ walFile }
 
-func (f dirFile) Sync() error {
-	return walFile(f).do("flush directory", f.File.Sync)
-}
+func (f *dirFile) Sync() error { return f.do("flush directory", f.File.Sync) }
 
 // changedFile is a file whose errors Pebble handles.
 type changedFile struct {
