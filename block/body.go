@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"os"
+	"slices"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -170,6 +171,24 @@ func (b *body) WriteTo(w io.Writer) (n int64, err error) {
 		err = write(gathered)
 	}
 	return n, err
+}
+
+// Pieces implements object.PiecesBody.
+func (b *body) Pieces(fn func(pieces [][]byte) error) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.closed {
+		return errBodyClosed
+	}
+	pieces := slices.Clone(b.parts[b.part:])
+	if b.off > 0 {
+		pieces[0] = pieces[0][b.off:]
+	}
+	if err := fn(pieces); err != nil {
+		return err
+	}
+	b.part, b.off, b.pos = len(b.parts), 0, b.size
+	return nil
 }
 
 const (

@@ -2,6 +2,7 @@ package block
 
 import (
 	"bytes"
+	"errors"
 	"io"
 	"math/rand/v2"
 	"os"
@@ -53,7 +54,25 @@ func TestBody(t *testing.T) {
 		if !bytes.Equal(readFile(t, f.Name()), want[at:]) {
 			t.Fatal("wrong bytes")
 		}
+		if _, err := b.Seek(at, io.SeekStart); err != nil {
+			t.Fatal(err)
+		}
+		refuse := errors.New("not now")
+		if err := b.Pieces(func([][]byte) error { return refuse }); err != refuse || int64(b.Len()) != b.Size()-at {
+			t.Fatal(err, b.Len())
+		}
+		if err := b.Pieces(func(p [][]byte) error {
+			if !bytes.Equal(bytes.Join(p, nil), want[at:]) {
+				t.Error("wrong pieces")
+			}
+			return nil
+		}); err != nil || b.Len() != 0 {
+			t.Fatal(err, b.Len())
+		}
 		b.close()
+		if err := b.Pieces(func([][]byte) error { return nil }); err == nil {
+			t.Error("a closed body shows its pieces")
+		}
 		if _, err := b.Seek(0, io.SeekStart); err == nil {
 			t.Error("a closed body can be read")
 		}

@@ -14,6 +14,16 @@ type MemoryBody interface {
 	Len() int // bytes left
 }
 
+// PiecesBody is a MemoryBody that can show the memory it lies in, for drivers that
+// write or send many slices in one call.
+type PiecesBody interface {
+	MemoryBody
+	// Pieces calls fn with the slices that are left, in order. They may be read
+	// until fn returns, and are not changed meanwhile. If fn returns nil the body
+	// has been read to its end; else it stands where it stood.
+	Pieces(fn func(pieces [][]byte) error) error
+}
+
 // CheckLength returns the error of a MemoryBody that has not exactly size bytes
 // left: io.ErrUnexpectedEOF or ErrInvalid. A negative size fits every body.
 func CheckLength(body MemoryBody, size int64) error {

@@ -97,6 +97,7 @@ type Store struct {
 	unique  string        // begins the names of this store's temporary files
 	serial  atomic.Uint64 // of the temporary file made last
 	stamped atomic.Int64  // modification time given last, ns
+	direct  atomic.Bool   // large objects are written past the page cache
 	closed  atomic.Bool
 }
 
@@ -268,6 +269,7 @@ func (s *Store) probe() error {
 	if _, err := unix.Write(fd, []byte("x")); err != nil {
 		return err
 	}
+	s.direct.Store(!s.opts.NoSync && canDirect(fd))
 	s.can.xattr = unix.Fsetxattr(fd, attrName, []byte("{}"), 0) == nil
 	s.can.hardLinks = unix.Linkat(s.temp.fd, name, s.temp.fd, other, 0) == nil
 	_ = unix.Unlinkat(s.temp.fd, other, 0)

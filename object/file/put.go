@@ -125,6 +125,7 @@ type tempFile struct {
 	name string // in .massif/tmp; "" while the file is nameless
 	size int64  // written so far
 
+	direct  bool  // the descriptor is set to direct I/O
 	flushed int64 // up to where the kernel was told to begin writing to the disk
 }
 
@@ -182,6 +183,9 @@ func (w *tempFile) readFrom(ctx context.Context, body io.Reader, size int64) err
 	if m, ok := body.(object.MemoryBody); ok && m.Len() <= maxAtOnce {
 		if err := object.CheckLength(m, size); err != nil {
 			return err
+		}
+		if p, ok := m.(object.PiecesBody); ok && m.Len() >= directSize && w.s.direct.Load() {
+			return w.writePieces(p)
 		}
 		return w.writeMemory(m)
 	}
