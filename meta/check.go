@@ -140,6 +140,7 @@ func (c *checker) inode(ino vfs.Ino, n *inode) error {
 	default:
 		c.problem("record", ino, "type of mode %o", n.mode)
 	}
+	f := c.v.e.format.Load()
 	key := appendInlineKey(nil, ino)
 	data, err := c.in.value(key)
 	switch {
@@ -147,12 +148,15 @@ func (c *checker) inode(ino vfs.Ino, n *inode) error {
 		return err
 	case (data != nil) != (n.flags&flagInline != 0):
 		c.problem("chunk", ino, "flag of inline content is %t, but it is the other way", n.flags&flagInline != 0)
-	case data != nil && (len(data) == 0 || uint64(len(data)) != n.alloc || n.alloc > n.size):
-		c.problem("chunk", ino, "inline content of %d bytes, allocated are %d, size %d", len(data), n.alloc, n.size)
+	case data != nil:
+		have, err := f.inlineSize(data)
+		if err != nil || have == 0 || have != n.alloc || n.alloc > n.size {
+			c.problem("chunk", ino, "inline content of %d bytes (%v), allocated are %d, size %d", have, err, n.alloc, n.size)
+		}
 	}
 	if target, err := c.in.value(appendTargetKey(nil, ino)); err != nil {
 		return err
-	} else if (target != nil) != n.isSymlink() || target != nil && uint64(len(target)) != n.size {
+	} else if (target != nil) != n.isSymlink() || target != nil && f.targetSize(string(target)) != n.size {
 		c.problem("record", ino, "mode %o and size %d with a link target of %d bytes", n.mode, n.size, len(target))
 	}
 	if err := c.xattrs(ino, n); err != nil {

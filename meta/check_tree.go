@@ -66,7 +66,7 @@ func (c *checker) treePart(part, parts vfs.Ino) error {
 		of(ino).links++
 		ent, err := c.in.entry(parent, string(name))
 		if err == syscall.ENOENT || err == nil && ent.ino != ino {
-			c.problem("link", ino, "its recorded name %q in directory %d is not there", name, parent)
+			c.problem("link", ino, "its recorded name %q in directory %d is not there", c.v.e.shownName(parent, string(name)), parent)
 			return nil
 		}
 		return err
@@ -102,7 +102,7 @@ func (c *checker) namesPart(of func(vfs.Ino) *tally, part, parts vfs.Ino) error 
 		}
 		ent, err := decodeName(value)
 		if err != nil {
-			c.problem("record", parent, "name %q: %v", name, err)
+			c.problem("record", parent, "name %q: %v", c.v.e.shownName(parent, string(name)), err)
 			return nil
 		}
 		if ent.ino%parts == part {
@@ -126,7 +126,7 @@ func (c *checker) namesPart(of func(vfs.Ino) *tally, part, parts vfs.Ino) error 
 		}
 		other, othersName, err := decodeEntry(b)
 		if err != nil || other.ino != ent.ino || other.kind != ent.kind || string(othersName) != string(name) {
-			c.problem("name", parent, "name %q of inode %d has no entry like it at cookie %d", name, ent.ino, ent.cookie)
+			c.problem("name", parent, "name %q of inode %d has no entry like it at cookie %d", c.v.e.shownName(parent, string(name)), ent.ino, ent.cookie)
 		}
 		return nil
 	})

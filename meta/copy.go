@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"syscall"
@@ -105,6 +106,7 @@ type copier struct {
 	target    vfs.Ino
 	name      string
 	progress  func(CopyStats)
+	keys      Keyholder // nil: the volume is not encrypted
 
 	root    vfs.Ino // of the copy
 	subdirs uint32  // of root
@@ -140,13 +142,17 @@ const (
 )
 
 func (k *copier) run(ctx context.Context, from *Engine, src vfs.Ino) (stats CopyStats, err error) {
-	if err := vfs.CheckName(k.name); err != nil {
+	if k.keys, err = k.e.keys(); err != nil {
+		return stats, err
+	}
+	shown := k.name
+	if k.name, err = k.e.sealedName(k.target, shown); err != nil {
 		return stats, err
 	}
 	if err := k.lookAhead(ctx); err != nil {
 		return stats, err
 	}
-	s, err := k.e.NewSession(ctx, SessionInfo{Mountpoint: "(copy to " + k.name + ")"})
+	s, err := k.e.NewSession(ctx, SessionInfo{Mountpoint: "(copy to " + shown + ")"})
 	if err != nil {
 		return stats, err
 	}
@@ -218,11 +224,28 @@ func (k *copier) tree(ctx context.Context, src vfs.Ino) error {
 		if x.kind == syscall.S_IFDIR && len(k.stack) > copyPages {
 			f.page, f.end = nil, false // read again later
 		}
-		if err := k.add(ctx, copyItem{from: x.ino, parent: f.to, name: x.name, kind: copyMake}, x.kind); err != nil {
+		name, err := k.moved(f.from, f.to, x.name)
+		if err != nil {
+			return err
+		}
+		if err := k.add(ctx, copyItem{from: x.ino, parent: f.to, name: name, kind: copyMake}, x.kind); err != nil {
 			return err
 		}
 	}
 	return k.flush(ctx)
+}
+
+// moved is the stored form in directory to of a name that is stored in directory
+// from.
+func (k *copier) moved(from, to vfs.Ino, name string) (string, error) {
+	if k.keys == nil {
+		return name, nil
+	}
+	plain, err := k.keys.OpenName(from, name)
+	if err != nil {
+		return "", vfs.WithErrno(syscall.EIO, fmt.Errorf("a name in directory %d: %w", from, err))
+	}
+	return k.keys.SealName(to, plain), nil
 }
 
 func (f *copyFrame) read(v *view) (err error) {
@@ -411,6 +434,11 @@ func (k *copier) make(t *txn, s *copyStep, it *copyItem) error {
 		if err != nil {
 			return err
 		}
+		if k.keys != nil {
+			if data, err = k.keys.MoveInline(it.from, n.ino, data); err != nil {
+				return err
+			}
+		}
 		if err := t.putInline(n, data); err != nil {
 			return err
 		}
@@ -463,6 +491,11 @@ func (k *copier) xattrs(t *txn, s *copyStep, it *copyItem, n *node, in *inode) e
 		value, err := k.src.xattr(it.from, name)
 		if err != nil {
 			return err
+		}
+		if k.keys != nil && !acl {
+			if name, value, err = k.keys.MoveXattr(it.from, n.ino, name, value); err != nil {
+				return err
+			}
 		}
 		if err := t.putXattr(n.ino, name, value); err != nil {
 			return err

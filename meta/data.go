@@ -60,10 +60,11 @@ func (s *session) Commit(ctx context.Context, blocks []Block, writes []FileWrite
 	if e.readOnly {
 		return nil, syscall.EROFS
 	}
-	chunkSize := e.format.Load().ChunkSize
+	f := e.format.Load()
+	chunkSize := f.ChunkSize
 	inos := make([]vfs.Ino, len(writes))
 	for i := range writes {
-		if err := writes[i].check(chunkSize); err != nil {
+		if err := writes[i].check(f); err != nil {
 			return nil, fail("commit", "", err)
 		}
 		inos[i] = writes[i].Ino
@@ -104,12 +105,14 @@ func (s *session) Commit(ctx context.Context, blocks []Block, writes []FileWrite
 }
 
 // check returns EINVAL for a write that contradicts itself.
-func (w *FileWrite) check(chunkSize uint32) error {
+func (w *FileWrite) check(f *Format) error {
+	if _, err := f.inlineSize(w.Inline); err != nil {
+		return err
+	}
+	chunkSize := f.ChunkSize
 	switch {
 	case w.SetInline && (w.ClearInline || len(w.Chunks) > 0):
 		return vfs.WithErrno(syscall.EINVAL, errors.New("a write is either inline or in chunks"))
-	case len(w.Inline) > MaxInlineLimit:
-		return vfs.WithErrno(syscall.EINVAL, fmt.Errorf("%d bytes are too many to be inline", len(w.Inline)))
 	case w.Size > uint64(chunkSize)<<32:
 		return syscall.EFBIG
 	case w.Mtime.Nsec > 999_999_999:
@@ -125,7 +128,8 @@ func (w *FileWrite) check(chunkSize uint32) error {
 
 // write makes one file's change of a Commit.
 func (t *txn) write(n *node, w *FileWrite) error {
-	chunkSize := uint64(t.e.format.Load().ChunkSize)
+	f := t.e.format.Load()
+	chunkSize := uint64(f.ChunkSize)
 	from, to := uint64(1<<64-1), uint64(0) // what changes
 	size := max(n.size, w.Size)
 	if w.Base != nil {
@@ -147,7 +151,11 @@ func (t *txn) write(n *node, w *FileWrite) error {
 				return err
 			}
 		}
-		size = max(uint64(len(w.Inline)), w.Size)
+		inline, err := f.inlineSize(w.Inline)
+		if err != nil {
+			return err
+		}
+		size = max(inline, w.Size)
 		from, to = 0, max(size, n.size)
 	case w.ClearInline && n.flags&flagInline != 0:
 		if err := t.delInline(n); err != nil {

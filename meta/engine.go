@@ -32,6 +32,7 @@ type Engine struct {
 	renames sync.Mutex // held by moves of directories between directories
 
 	format    atomic.Pointer[Format]
+	keyholder atomic.Pointer[Keyholder]
 	historyOn atomic.Bool
 	clock     stampClock
 
@@ -87,6 +88,9 @@ var ErrNoVolume = errors.New("the database holds no volume")
 func Create(ctx context.Context, db kv.DB, f Format) error {
 	if f.Version == 0 {
 		f.Version = FormatVersion
+		if f.Seal != nil {
+			f.Version = EncryptedVersion
+		}
 	}
 	if f.Created.IsZero() {
 		f.Created = time.Now().UTC()
@@ -237,8 +241,11 @@ func (e *Engine) UpdateSettings(ctx context.Context, change func(*Format) error)
 		fixed := f
 		fixed.Compression, fixed.InlineLimit, fixed.Retention = old.Compression, old.InlineLimit, old.Retention
 		fixed.QuotaBytes, fixed.QuotaInodes = old.QuotaBytes, old.QuotaInodes
+		if f.Seal != nil && old.Seal != nil && f.Seal.KeyID == old.Seal.KeyID {
+			fixed.Seal = old.Seal
+		}
 		if fixed != old {
-			return vfs.WithErrno(syscall.EINVAL, errors.New("only compression, inline limit, retention and quotas of a volume can be changed"))
+			return vfs.WithErrno(syscall.EINVAL, errors.New("only compression, inline limit, retention, quotas and passphrase of a volume can be changed"))
 		}
 		text, err := json.Marshal(&f)
 		if err != nil {

@@ -3,6 +3,7 @@ package meta
 import (
 	"encoding/binary"
 
+	"github.com/massif-fs/massif/seal"
 	"github.com/massif-fs/massif/vfs"
 )
 
@@ -41,7 +42,7 @@ func decodeEntry(b []byte) (e entry, name []byte, err error) {
 	e.ino = d.ino()
 	e.kind = d.kind()
 	name = d.rest()
-	if len(name) == 0 || len(name) > vfs.MaxName {
+	if len(name) == 0 || len(name) > seal.MaxText {
 		d.bad = true
 	}
 	return e, name, d.finish("entry")

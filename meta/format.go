@@ -6,6 +6,8 @@ import (
 	"math/bits"
 	"regexp"
 	"time"
+
+	"github.com/massif-fs/massif/seal"
 )
 
 // Format is a volume's settings, fixed at its creation or (where it says so)
@@ -28,11 +30,18 @@ type Format struct {
 
 	// Store is the URL of the object store with the blocks, without secrets.
 	Store string `json:"store"`
+
+	// Seal says how the volume is encrypted; nil: it is not. Its wraps are
+	// changeable, its key is not.
+	Seal *seal.Record `json:"seal,omitempty"`
 }
 
 const (
 	// FormatVersion is the version of the records this code writes and reads.
-	FormatVersion = 1
+	// Encrypted volumes have EncryptedVersion, so that programs that know nothing
+	// of encryption refuse them.
+	FormatVersion    = 1
+	EncryptedVersion = 2
 
 	DefaultChunkSize   = 4 << 20
 	MinChunkSize       = 256 << 10
@@ -50,8 +59,10 @@ var volumeName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$`)
 // Validate says in one sentence what is wrong with the settings, or returns nil.
 func (f *Format) Validate() error {
 	switch {
-	case f.Version != FormatVersion:
-		return fmt.Errorf("volume format version %d is not known to this program (it knows %d)", f.Version, FormatVersion)
+	case f.Version != FormatVersion && f.Version != EncryptedVersion:
+		return fmt.Errorf("volume format version %d is not known to this program (it knows %d and %d)", f.Version, FormatVersion, EncryptedVersion)
+	case (f.Seal != nil) != (f.Version == EncryptedVersion):
+		return fmt.Errorf("volume format version %d does not go with encryption that is %t", f.Version, f.Seal != nil)
 	case !volumeName.MatchString(f.Name):
 		return fmt.Errorf("volume name %q: use 1 to 63 letters, digits, '.', '_' or '-', beginning with a letter or digit", f.Name)
 	case f.ChunkSize < MinChunkSize || f.ChunkSize > MaxChunkSize || bits.OnesCount32(f.ChunkSize) != 1:
@@ -62,6 +73,9 @@ func (f *Format) Validate() error {
 		return fmt.Errorf("inline limit %d: use at most 64KiB", f.InlineLimit)
 	case f.Retention < 0:
 		return fmt.Errorf("retention %v: must not be negative", f.Retention)
+	}
+	if f.Seal != nil {
+		return f.Seal.Validate()
 	}
 	return nil
 }

@@ -372,7 +372,7 @@ func (v *view) path(ino vfs.Ino) (string, error) {
 		if depth > maxDepth || len(path) > 1<<20 {
 			return "", corrupt("directories above %d do not lead to the root", ino)
 		}
-		path = "/" + name + path
+		path = "/" + v.e.shownName(parent, name) + path
 		ino = parent
 	}
 	return path, nil

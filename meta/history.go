@@ -96,6 +96,7 @@ func (e *Engine) atStamp(ctx context.Context, stamp uint64, snapshot string) (*E
 	past := newEngine(e.db, Options{Logger: e.log, ReadOnly: true, Clock: e.clockNow, AttrCache: DefaultAttrCache / 4})
 	past.at, past.snapshot = stamp, snapshot
 	past.format.Store(e.format.Load())
+	past.keyholder.Store(e.keyholder.Load())
 	return past, nil
 }
 

@@ -327,12 +327,14 @@ func (t *loadTxn) inode(x *dumpInode) error {
 		size: x.Size, alloc: x.Alloc, parent: x.Parent, cookie: x.Cookie, next: x.Next, entries: x.Entries,
 		atime: x.Atime.time(), mtime: x.Mtime.time(), ctime: x.Ctime.time(), btime: x.Btime.time(),
 	}
+	f := &t.header.Format
+	_, badInline := f.inlineSize(x.Data)
 	switch {
 	case x.Ino == 0 || x.Ino > vfs.MaxIno || n.flags&timeFlags != 0:
 		return t.bad("inode %d is impossible", x.Ino)
-	case n.isSymlink() != (x.Target != nil) || len(x.Target) > vfs.MaxSymlink:
+	case n.isSymlink() != (x.Target != nil) || x.Target != nil && f.checkTarget(string(x.Target)) != nil:
 		return t.bad("inode %d: link target of %d bytes with mode %o", x.Ino, len(x.Target), x.Mode)
-	case (n.flags&flagInline != 0) != (x.Data != nil) || len(x.Data) > MaxInlineLimit:
+	case (n.flags&flagInline != 0) != (x.Data != nil) || badInline != nil:
 		return t.bad("inode %d: inline content of %d bytes with flags %b", x.Ino, len(x.Data), x.Flags)
 	}
 	value := n.encode(nil)
@@ -362,7 +364,7 @@ func (d dumpTime) time() vfs.Time {
 }
 
 func (t *loadTxn) xattr(x *dumpXattr) error {
-	if x.Ino > vfs.MaxIno || len(x.Name) == 0 || len(x.Name) > MaxXattrName || bytes.IndexByte(x.Name, 0) >= 0 || len(x.Value) > MaxXattrValue {
+	if f := &t.header.Format; x.Ino > vfs.MaxIno || f.checkXattr(string(x.Name)) != nil || len(x.Value) > f.maxXattrValue() {
 		return t.bad("extended attribute %q of inode %d is impossible", x.Name, x.Ino)
 	}
 	return t.put(appendXattrKey(nil, x.Ino, string(x.Name)), x.Value)
@@ -412,7 +414,7 @@ func (t *loadTxn) addChunk(c *dumpChunk) error {
 
 func (t *loadTxn) name(x *dumpName) error {
 	name := string(x.Name)
-	if x.Parent > vfs.MaxIno || x.Ino > vfs.MaxIno || vfs.CheckName(name) != nil || x.Cookie < firstCookie || x.Cookie >= 1<<63 {
+	if x.Parent > vfs.MaxIno || x.Ino > vfs.MaxIno || t.header.Format.checkName(name) != nil || x.Cookie < firstCookie || x.Cookie >= 1<<63 {
 		return t.bad("name %q of inode %d in directory %d is impossible", name, x.Ino, x.Parent)
 	}
 	var n inode

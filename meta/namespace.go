@@ -36,7 +36,7 @@ func (s *session) Lookup(ctx context.Context, _ *vfs.Caller, parent vfs.Ino, nam
 	if name == ".." {
 		return s.lookupParent(ctx, parent, out)
 	}
-	if err := vfs.CheckName(name); err != nil {
+	if err := s.e.format.Load().checkName(name); err != nil {
 		return err
 	}
 	l := lookups.Get().(*lookup)
@@ -170,18 +170,15 @@ func (s *session) Mkdir(ctx context.Context, c *vfs.Caller, parent vfs.Ino, name
 
 // Symlink implements Session.
 func (s *session) Symlink(ctx context.Context, c *vfs.Caller, parent vfs.Ino, name, target string, out *vfs.Attr) error {
-	if len(target) > vfs.MaxSymlink {
-		return syscall.ENAMETOOLONG
-	}
-	if target == "" {
-		return syscall.ENOENT
+	if err := s.e.format.Load().checkTarget(target); err != nil {
+		return err
 	}
 	return s.make(ctx, "symlink", c, parent, name, syscall.S_IFLNK|0o777, 0, target, out)
 }
 
 // make makes a new inode with a name.
 func (s *session) make(ctx context.Context, op string, c *vfs.Caller, parent vfs.Ino, name string, mode, rdev uint32, target string, out *vfs.Attr) error {
-	if err := vfs.CheckName(name); err != nil {
+	if err := s.e.format.Load().checkName(name); err != nil {
 		return err
 	}
 	if s.e.readOnly {
@@ -212,7 +209,7 @@ func (s *session) make(ctx context.Context, op string, c *vfs.Caller, parent vfs
 			}
 			dir.nlink++
 		case syscall.S_IFLNK:
-			in.size = uint64(len(target))
+			in.size = t.e.format.Load().targetSize(target)
 		}
 		inheritGroup(&dir.inode, &in, c)
 		n := t.create(ino, in)
@@ -377,7 +374,7 @@ func (t *txn) recordOnlyName(n *node) error {
 
 // Link implements Session.
 func (s *session) Link(ctx context.Context, _ *vfs.Caller, ino, parent vfs.Ino, name string, out *vfs.Attr) error {
-	if err := vfs.CheckName(name); err != nil {
+	if err := s.e.format.Load().checkName(name); err != nil {
 		return err
 	}
 	err := s.e.update(ctx, s, []vfs.Ino{ino, parent}, func(t *txn) error {
@@ -427,7 +424,7 @@ func (s *session) Link(ctx context.Context, _ *vfs.Caller, ino, parent vfs.Ino, 
 
 // Unlink implements Session.
 func (s *session) Unlink(ctx context.Context, _ *vfs.Caller, parent vfs.Ino, name string, out *vfs.Attr) error {
-	if err := vfs.CheckName(name); err != nil {
+	if err := s.e.format.Load().checkName(name); err != nil {
 		return err
 	}
 	err := s.e.update(ctx, s, []vfs.Ino{parent}, func(t *txn) error {
@@ -469,7 +466,7 @@ func (t *txn) loadNamed(ent entry, name string) (*node, error) {
 
 // Rmdir implements Session.
 func (s *session) Rmdir(ctx context.Context, _ *vfs.Caller, parent vfs.Ino, name string) error {
-	if err := vfs.CheckName(name); err != nil {
+	if err := s.e.format.Load().checkName(name); err != nil {
 		return err
 	}
 	err := s.e.update(ctx, s, []vfs.Ino{parent}, func(t *txn) error {

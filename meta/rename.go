@@ -2,7 +2,6 @@ package meta
 
 import (
 	"context"
-	"errors"
 	"syscall"
 
 	"github.com/massif-fs/massif/vfs"
@@ -10,8 +9,12 @@ import (
 
 // Rename implements Session.
 func (s *session) Rename(ctx context.Context, _ *vfs.Caller, oldParent vfs.Ino, oldName string, newParent vfs.Ino, newName string, flags uint32, replaced *vfs.Attr) error {
-	if err := errors.Join(vfs.CheckName(oldName), vfs.CheckName(newName)); err != nil {
-		return vfs.ErrnoOf(err)
+	f := s.e.format.Load()
+	if err := f.checkName(oldName); err != nil {
+		return err
+	}
+	if err := f.checkName(newName); err != nil {
+		return err
 	}
 	switch flags {
 	case 0, vfs.RenameNoReplace, vfs.RenameExchange:

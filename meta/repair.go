@@ -40,6 +40,9 @@ func (e *Engine) Repair(ctx context.Context, scratch kv.DB, report, left func(Pr
 	if e.readOnly {
 		return sum, syscall.EROFS
 	}
+	if _, err := e.keys(); err != nil { // it may have to make names
+		return sum, fail("repair", "", err)
+	}
 	e.gate.Lock()
 	defer e.gate.Unlock()
 	defer e.quotas.forgetChains()
@@ -114,6 +117,9 @@ func (r *repairer) problem(rule string, ino vfs.Ino, format string, args ...any)
 	r.fixed++
 	r.report(Problem{Rule: rule, Ino: ino, Text: fmt.Sprintf(format, args...)})
 }
+
+// shown is a stored name for people.
+func (r *repairer) shown(dir vfs.Ino, name []byte) string { return r.e.shownName(dir, string(name)) }
 
 func (r *repairer) put(key, value []byte) {
 	r.edits = append(r.edits, edit{bytes.Clone(key), append([]byte{}, value...)})
@@ -283,7 +289,8 @@ func (r *repairer) strays() error {
 		ino, is, err := again(in, key)
 		if is {
 			n.mode, n.flags = syscall.S_IFREG|0o600, flagInline
-			n.size, n.alloc = uint64(len(value)), uint64(len(value))
+			n.alloc, _ = r.e.format.Load().inlineSize(value) // what is none goes later
+			n.size = n.alloc
 			r.putInode(ino, &n)
 		}
 		return err
@@ -294,7 +301,7 @@ func (r *repairer) strays() error {
 	return r.each(kindTarget, func(in *view, key, value []byte) error {
 		ino, is, err := again(in, key)
 		if is {
-			n.mode, n.size = syscall.S_IFLNK|0o777, uint64(len(value))
+			n.mode, n.size = syscall.S_IFLNK|0o777, r.e.format.Load().targetSize(string(value))
 			r.putInode(ino, &n)
 		}
 		return err
@@ -331,7 +338,7 @@ func (r *repairer) names() error {
 		}
 		ent, err := decodeName(value)
 		if err != nil { // its entry may be good
-			r.problem("name", dir, "name %q cannot be read: removed", name)
+			r.problem("name", dir, "name %q cannot be read: removed", r.shown(dir, name))
 			r.del(key)
 			return nil
 		}
@@ -343,8 +350,8 @@ func (r *repairer) names() error {
 		if err != nil {
 			return err
 		}
-		if n == nil || parent == nil || !parent.isDir() || ent.ino == vfs.Root || vfs.CheckName(string(name)) != nil {
-			r.problem("name", dir, "name %q of inode %d removed: inode or directory do not exist", name, ent.ino)
+		if n == nil || parent == nil || !parent.isDir() || ent.ino == vfs.Root || r.e.format.Load().checkName(string(name)) != nil {
+			r.problem("name", dir, "name %q of inode %d removed: inode or directory do not exist", r.shown(dir, name), ent.ino)
 			r.del(key)
 			return nil
 		}
@@ -357,7 +364,7 @@ func (r *repairer) names() error {
 		if good && old.ino == ent.ino && old.kind == ent.kind && ent.kind == n.kind() && ent.cookie >= firstCookie {
 			return nil
 		}
-		r.problem("name", dir, "entry of name %q made anew", name)
+		r.problem("name", dir, "entry of name %q made anew", r.shown(dir, name))
 		if ent.kind = n.kind(); !good && b != nil || ent.cookie < firstCookie || ent.cookie >= 1<<63-1 {
 			if ent.cookie, err = r.cookie(in, dir, parent); err != nil {
 				return err
@@ -395,12 +402,12 @@ func (r *repairer) entries() error {
 		if err2 != nil || err3 != nil {
 			return errors.Join(err2, err3)
 		}
-		if err == nil || n == nil || parent == nil || !parent.isDir() || ent.ino == vfs.Root || vfs.CheckName(string(name)) != nil || cookie < firstCookie || cookie >= 1<<63-1 {
-			r.problem("name", dir, "entry %d (%q) removed: it has no name", cookie, name)
+		if err == nil || n == nil || parent == nil || !parent.isDir() || ent.ino == vfs.Root || r.e.format.Load().checkName(string(name)) != nil || cookie < firstCookie || cookie >= 1<<63-1 {
+			r.problem("name", dir, "entry %d (%q) removed: it has no name", cookie, r.shown(dir, name))
 			r.del(key)
 			return nil
 		}
-		r.problem("name", dir, "name %q made anew from its entry", name)
+		r.problem("name", dir, "name %q made anew from its entry", r.shown(dir, name))
 		ent.kind = n.kind()
 		r.put(appendNameKey(nil, dir, string(name)), ent.encodeName(nil))
 		r.put(key, ent.encodeEntry(nil, string(name)))
@@ -424,7 +431,7 @@ func (r *repairer) links() error {
 			return err2
 		}
 		if err != nil || ent.ino != ino || n == nil || n.isDir() || n.nlink < 2 {
-			r.problem("link", ino, "record of name %q in directory %d removed", name, dir)
+			r.problem("link", ino, "record of name %q in directory %d removed", r.shown(dir, name), dir)
 			r.del(key)
 		}
 		return nil
@@ -448,7 +455,7 @@ func (r *repairer) links() error {
 		p := appendLinkKey(nil, ent.ino, dir, string(name))
 		b, err := in.value(p)
 		if err == nil && b == nil {
-			r.problem("link", ent.ino, "record of name %q in directory %d made anew", name, dir)
+			r.problem("link", ent.ino, "record of name %q in directory %d made anew", r.shown(dir, name), dir)
 			r.put(p, nil)
 		}
 		return err

@@ -121,7 +121,7 @@ func (r *repairer) count() error {
 				}
 			}
 			if home != here {
-				r.problem("name", ent.ino, "second name %q of the directory, in %d, removed", name, dir)
+				r.problem("name", ent.ino, "second name %q of the directory, in %d, removed", r.shown(dir, name), dir)
 				r.del(key)
 				r.del(appendEntryKey(nil, dir, ent.cookie))
 				return nil
@@ -195,7 +195,7 @@ func (r *repairer) cut(in *view, ino, dir vfs.Ino, cookie uint64) error {
 	if err != nil {
 		return err
 	}
-	r.problem("name", ino, "name %q in directory %d, which is below it, removed", name, dir)
+	r.problem("name", ino, "name %q in directory %d, which is below it, removed", r.shown(dir, name), dir)
 	r.del(key)
 	r.del(appendNameKey(nil, dir, string(name)))
 	r.sums = append(r.sums,
@@ -228,8 +228,12 @@ func (r *repairer) reattach() error {
 			return err
 		}
 		name := fmt.Sprintf("#%d", ino)
+		var stored string
 		for {
-			_, err := in.entry(r.lost, name)
+			if stored, err = r.e.sealedName(r.lost, name); err != nil {
+				return err
+			}
+			_, err := in.entry(r.lost, stored)
 			if err == syscall.ENOENT {
 				break
 			}
@@ -239,7 +243,7 @@ func (r *repairer) reattach() error {
 			name += "~"
 		}
 		r.problem("name", ino, "has lost its name: is %s/%s now", LostFound, name)
-		r.enter(r.lost, name, entry{ino: ino, kind: n.kind(), cookie: cookie})
+		r.enter(r.lost, stored, entry{ino: ino, kind: n.kind(), cookie: cookie})
 		return nil
 	})
 }
@@ -260,8 +264,13 @@ func (r *repairer) lostFound(in *view) error {
 		return nil
 	}
 	name := LostFound
+	var stored string
 	for {
-		ent, err := in.entry(vfs.Root, name)
+		var err error
+		if stored, err = r.e.sealedName(vfs.Root, name); err != nil {
+			return err
+		}
+		ent, err := in.entry(vfs.Root, stored)
 		if err == nil && ent.kind == syscall.S_IFDIR {
 			r.lost = ent.ino
 			return nil
@@ -285,7 +294,7 @@ func (r *repairer) lostFound(in *view) error {
 	r.lost = vfs.Ino(id)
 	r.putInode(r.lost, &inode{mode: syscall.S_IFDIR | 0o700, nlink: 2, gen: 1, parent: vfs.Root, cookie: cookie, next: firstCookie,
 		atime: r.now, mtime: r.now, ctime: r.now, btime: r.now})
-	r.enter(vfs.Root, name, entry{ino: r.lost, kind: syscall.S_IFDIR, cookie: cookie})
+	r.enter(vfs.Root, stored, entry{ino: r.lost, kind: syscall.S_IFDIR, cookie: cookie})
 	return nil
 }
 
@@ -434,7 +443,9 @@ func (r *repairer) content(in *view, ino vfs.Ino, n *inode) error {
 	if err != nil {
 		return err
 	}
-	if data != nil && (len(data) == 0 || chunks || !n.isRegular()) {
+	f := r.e.format.Load()
+	have, bad := f.inlineSize(data)
+	if data != nil && (have == 0 || bad != nil || chunks || !n.isRegular()) {
 		r.problem("chunk", ino, "inline content of %d bytes removed: it is empty, or there are chunks, or it is no file", len(data))
 		r.del(appendInlineKey(nil, ino))
 		data = nil
@@ -444,7 +455,7 @@ func (r *repairer) content(in *view, ino vfs.Ino, n *inode) error {
 	}
 	if n.flags &^= flagInline; data != nil {
 		n.flags |= flagInline
-		alloc, end = uint64(len(data)), uint64(len(data))
+		alloc, end = have, have
 	}
 	n.alloc = alloc
 	if n.isRegular() {
@@ -459,10 +470,18 @@ func (r *repairer) content(in *view, ino vfs.Ino, n *inode) error {
 		r.del(appendTargetKey(nil, ino))
 	case target == nil && n.isSymlink():
 		r.problem("record", ino, "the target of the symbolic link is lost")
-		r.put(appendTargetKey(nil, ino), []byte("(lost)"))
-		n.size = uint64(len("(lost)"))
+		keys, err := r.e.keys()
+		if err != nil {
+			return err
+		}
+		lost := "(lost)"
+		n.size = uint64(len(lost))
+		if keys != nil {
+			lost = keys.SealTarget(lost)
+		}
+		r.put(appendTargetKey(nil, ino), []byte(lost))
 	case target != nil:
-		n.size = uint64(len(target))
+		n.size = f.targetSize(string(target))
 	}
 	return nil
 }

@@ -143,10 +143,12 @@ func (t *txn) cutInline(n *node, size int) error {
 	if err != nil {
 		return err
 	}
-	if size > len(data) {
-		return corrupt("inline content of inode %d has %d bytes instead of %d", n.ino, len(data), n.alloc)
+	f := t.e.format.Load()
+	have, err := f.inlineSize(data)
+	if err != nil || uint64(size) > have {
+		return corrupt("inline content of inode %d has %d bytes instead of %d", n.ino, have, n.alloc)
 	}
-	return t.putInline(n, data[:size])
+	return t.putInline(n, f.cutInline(data, size))
 }
 
 // relatimeAge is the age from which on an access time is out of date in any case.

@@ -127,8 +127,9 @@ func (v *view) trashed(key, value []byte, stamp uint64) (x TrashEntry, ok bool, 
 	case dir != "/":
 		dir += "/"
 	}
+	shown := v.e.shownName(parent, string(name))
 	return TrashEntry{
-		Removed: stampTime(stamp), Parent: parent, Name: string(name), Path: dir + string(name), Ino: ent.ino,
+		Removed: stampTime(stamp), Parent: parent, Name: shown, Path: dir + shown, Ino: ent.ino,
 		Mode: n.mode, Size: n.size, UID: n.uid, GID: n.gid, Mtime: n.mtime.Time(),
 	}, true, nil
 }

@@ -157,8 +157,12 @@ func (t *txn) delXattr(ino vfs.Ino, name string) error {
 
 // putInline makes data, which is not empty, the inline content of a file.
 func (t *txn) putInline(n *node, data []byte) error {
+	size, err := t.e.format.Load().inlineSize(data)
+	if err != nil {
+		return err
+	}
 	n.flags |= flagInline
-	n.alloc = uint64(len(data))
+	n.alloc = size
 	t.key = appendInlineKey(t.key[:0], n.ino)
 	return t.put(t.key, data)
 }

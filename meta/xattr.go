@@ -15,6 +15,9 @@ const (
 	maxXattrList  = 64 << 10 // bytes of an inode's names, each with a NUL: what listxattr(2) can tell
 )
 
+// xattrSpaces are the name spaces of attributes that are kept, besides ACLs.
+var xattrSpaces = []string{"user.", "trusted.", "security."}
+
 // checkXattr returns EOPNOTSUPP for name spaces that are not kept.
 func checkXattr(name string) error {
 	switch {
@@ -25,7 +28,7 @@ func checkXattr(name string) error {
 	case name == vfs.XattrACLAccess, name == vfs.XattrACLDefault:
 		return nil
 	}
-	for _, space := range []string{"user.", "trusted.", "security."} {
+	for _, space := range xattrSpaces {
 		if strings.HasPrefix(name, space) {
 			if len(name) == len(space) {
 				return syscall.EINVAL
@@ -38,7 +41,7 @@ func checkXattr(name string) error {
 
 // GetXattr implements Session.
 func (s *session) GetXattr(ctx context.Context, _ *vfs.Caller, ino vfs.Ino, name string) (value []byte, err error) {
-	if err := checkXattr(name); err != nil {
+	if err := s.e.format.Load().checkXattr(name); err != nil {
 		return nil, err
 	}
 	// The kernel asks for some attributes with each write: most inodes have none.
@@ -65,13 +68,13 @@ func (s *session) GetXattr(ctx context.Context, _ *vfs.Caller, ino vfs.Ino, name
 
 // SetXattr implements Session.
 func (s *session) SetXattr(ctx context.Context, _ *vfs.Caller, ino vfs.Ino, name string, value []byte, flags uint32) error {
-	if err := checkXattr(name); err != nil {
+	if err := s.e.format.Load().checkXattr(name); err != nil {
 		return err
 	}
 	switch {
 	case flags&^(vfs.XattrCreate|vfs.XattrReplace) != 0:
 		return syscall.EINVAL
-	case len(value) > MaxXattrValue:
+	case len(value) > s.e.format.Load().maxXattrValue():
 		return syscall.E2BIG
 	}
 	err := s.e.update(ctx, s, []vfs.Ino{ino}, func(t *txn) error {
@@ -110,9 +113,10 @@ func (t *txn) roomForXattr(n *node, name string) error {
 	if n.flags&flagXattr == 0 {
 		return nil
 	}
-	size := len(name) + 1
+	f := t.e.format.Load()
+	size := f.xattrNameSize(name) + 1
 	err := t.scan(kindXattr, n.ino, func(key, _ []byte) (bool, error) {
-		size += len(key) - 9 + 1
+		size += f.xattrNameSize(string(key[9:])) + 1
 		return true, nil
 	})
 	if err == nil && size > maxXattrList {
@@ -148,7 +152,7 @@ func (v *view) xattrNames(ino vfs.Ino) (names []string, err error) {
 
 // RemoveXattr implements Session.
 func (s *session) RemoveXattr(ctx context.Context, _ *vfs.Caller, ino vfs.Ino, name string) error {
-	if err := checkXattr(name); err != nil {
+	if err := s.e.format.Load().checkXattr(name); err != nil {
 		return err
 	}
 	err := s.e.update(ctx, s, []vfs.Ino{ino}, func(t *txn) error {

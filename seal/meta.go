@@ -110,6 +110,9 @@ func ValidText(sealed string) bool {
 	return true
 }
 
+// MaxPlain is the length of the longest text whose sealed form has n bytes.
+func MaxPlain(n int) int { return max(0, min(encoding.DecodedLen(n)-sivTag, maxPlain)) }
+
 // digit is the value of a digit of base64url, or -1.
 func digit(c byte) int {
 	switch {
