@@ -11,6 +11,7 @@ import (
 	smithyhttp "github.com/aws/smithy-go/transport/http"
 	"github.com/massif-fs/massif/object"
 	"github.com/massif-fs/massif/object/watchdog"
+	"github.com/massif-fs/massif/object/wire"
 )
 
 // Check finds out whether the bucket is there and can be used, so that whoever
@@ -49,7 +50,7 @@ func (s *Store) checkBucket(ctx context.Context) error {
 	var re *smithyhttp.ResponseError
 	if errors.As(err, &re) && re.Response != nil {
 		if region := re.Response.Header.Get("x-amz-bucket-region"); region != "" && region != s.cfg.Region {
-			err = &storeError{object.ErrInvalid, fmt.Sprintf("%s: the bucket is in region %s, the client is set to %s", s.where, region, s.cfg.Region), err}
+			err = &wire.Failure{Kind: object.ErrInvalid, Text: fmt.Sprintf("%s: the bucket is in region %s, the client is set to %s", s.where, region, s.cfg.Region), Cause: err}
 			return s.fail("check", "", w, err)
 		}
 		if status := re.HTTPStatusCode(); status >= 400 && status < 500 {

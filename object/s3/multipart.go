@@ -16,6 +16,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/s3/types"
 	"github.com/massif-fs/massif/object"
 	"github.com/massif-fs/massif/object/watchdog"
+	"github.com/massif-fs/massif/object/wire"
 )
 
 // PartLimits implements object.Multipart.
@@ -110,20 +111,20 @@ func (u *upload) PutPart(ctx context.Context, n int, body io.Reader, size int64)
 	if size > u.s.cfg.PartSize*int64(u.s.cfg.Concurrency) {
 		return u.putReader(ctx, n, object.Sized(body, size), size)
 	}
-	b, err := u.s.buffer(ctx, size)
+	b, err := u.s.buffers.Get(ctx, size)
 	if err != nil {
 		return fail(err)
 	}
-	defer b.free()
+	defer b.Free()
 	sized := object.Sized(body, size)
-	last, err := b.fill(ctx, sized)
+	last, err := b.Fill(ctx, sized)
 	if err == nil && !last {
-		_, err = ended(sized)
+		_, err = wire.Ended(sized)
 	}
 	if err != nil {
 		return fail(err)
 	}
-	return u.putMemory(ctx, n, bytes.NewReader(b.p), -1)
+	return u.putMemory(ctx, n, bytes.NewReader(b.P), -1)
 }
 
 func (u *upload) partInput(n int, body io.Reader, size int64) *s3.UploadPartInput {
@@ -144,9 +145,9 @@ func (u *upload) putMemory(ctx context.Context, n int, m object.MemoryBody, size
 	}
 	w := watchdog.Watch(ctx, u.s.cfg.StallTimeout)
 	defer w.End()
-	body := w.Send(p.r, p.start)
+	body := p.Body(w)
 	defer body.Stop()
-	in := u.partInput(n, body, p.size)
+	in := u.partInput(n, body, p.Size)
 	switch u.kind {
 	case CRC32C:
 		in.ChecksumCRC32C = p.sum
@@ -154,7 +155,7 @@ func (u *upload) putMemory(ctx context.Context, n int, m object.MemoryBody, size
 		in.ChecksumCRC64NVME = p.sum
 	}
 	out, err := u.s.client.UploadPart(w.Context(), in, u.s.bodyOptions)
-	return u.sent(w, n, p.size, out, p.sum, err)
+	return u.sent(w, n, p.Size, out, p.sum, err)
 }
 
 // putReader sends a part too long for the buffers as it comes: without a checksum

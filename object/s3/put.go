@@ -18,6 +18,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/s3/types"
 	"github.com/massif-fs/massif/object"
 	"github.com/massif-fs/massif/object/watchdog"
+	"github.com/massif-fs/massif/object/wire"
 )
 
 // Put implements object.Store.
@@ -42,38 +43,24 @@ func (s *Store) Put(ctx context.Context, key string, body io.Reader, size int64,
 	return s.putStream(ctx, key, object.Sized(body, size), size, opts)
 }
 
-// payload is the body of a request, in memory. It can be sent several times, one
-// after the other.
+// payload is what a request sends, with its checksum as S3 writes it: the base64
+// of the big-endian value, nil for none.
 type payload struct {
-	r     io.ReadSeeker
-	start int64 // of the body in r
-	size  int64
-	sum   *string // its checksum as S3 writes it, nil for none
+	*wire.Payload
+	sum *string
 }
 
-func newPayload(m object.MemoryBody, size int64, kind Checksum) (*payload, error) {
-	if err := object.CheckLength(m, size); err != nil {
-		return nil, err
-	}
-	start, err := m.Seek(0, io.SeekCurrent)
-	if err != nil {
-		return nil, err
-	}
-	p := &payload{r: m, start: start, size: int64(m.Len())}
+func newPayload(m object.MemoryBody, size int64, kind Checksum) (payload, error) {
+	var h hash.Hash
 	if kind != NoChecksum {
-		h := newHash(kind)
-		if _, err := m.WriteTo(h); err != nil {
-			return nil, err
-		}
-		sum := base64.StdEncoding.EncodeToString(h.Sum(nil)) // of the big-endian value
-		p.sum = &sum
+		h = newHash(kind)
 	}
-	return p, p.rewind()
-}
-
-func (p *payload) rewind() error {
-	_, err := p.r.Seek(p.start, io.SeekStart)
-	return err
+	p, err := wire.NewPayload(m, size, h)
+	if err != nil || h == nil {
+		return payload{p, nil}, err
+	}
+	sum := base64.StdEncoding.EncodeToString(p.Sum)
+	return payload{p, &sum}, nil
 }
 
 var (
@@ -89,7 +76,7 @@ func newHash(kind Checksum) hash.Hash {
 }
 
 // putPayload puts the object in one request.
-func (s *Store) putPayload(ctx context.Context, key string, p *payload, opts *object.PutOptions) (object.Info, error) {
+func (s *Store) putPayload(ctx context.Context, key string, p payload, opts *object.PutOptions) (object.Info, error) {
 	info, err := s.putOnce(ctx, key, p, opts)
 	// Servers answer a conditional request with a conflict while another one is
 	// under way; who wins is known only when that one has ended.
@@ -113,19 +100,19 @@ func sleep(ctx context.Context, d time.Duration) error {
 	}
 }
 
-func (s *Store) putOnce(ctx context.Context, key string, p *payload, opts *object.PutOptions) (object.Info, error) {
-	if err := p.rewind(); err != nil {
+func (s *Store) putOnce(ctx context.Context, key string, p payload, opts *object.PutOptions) (object.Info, error) {
+	if err := p.Rewind(); err != nil {
 		return object.Info{}, &object.Error{Op: "put", Key: key, Err: err}
 	}
 	w := watchdog.Watch(ctx, s.cfg.StallTimeout)
 	defer w.End()
-	body := w.Send(p.r, p.start)
+	body := p.Body(w)
 	defer body.Stop()
 	in := &s3.PutObjectInput{
 		Bucket:               &s.cfg.Bucket,
 		Key:                  s.key(key),
 		Body:                 body,
-		ContentLength:        &p.size,
+		ContentLength:        &p.Size,
 		Metadata:             encodeMetadata(opts.Metadata),
 		ContentType:          text(opts.ContentType),
 		StorageClass:         s.storageClass(opts),
@@ -149,7 +136,7 @@ func (s *Store) putOnce(ctx context.Context, key string, p *payload, opts *objec
 	if err != nil {
 		return object.Info{}, conditionError(s.fail("put", key, w, err), opts)
 	}
-	return s.stored(key, p.size, out.ETag, opts), nil
+	return s.stored(key, p.Size, out.ETag, opts), nil
 }
 
 // stored describes an object that was just made. The time is ours, the server's
@@ -224,96 +211,26 @@ func (s *Store) conditionHolds(ctx context.Context, op, key string, opts *object
 	return nil
 }
 
-// buffer returns a buffer for a part of n bytes when memory for it is free.
-func (s *Store) buffer(ctx context.Context, n int64) (*partBuffer, error) {
-	weight := min(max(n, s.cfg.PartSize), s.cfg.PartSize*int64(s.cfg.Concurrency))
-	if err := s.memory.Acquire(ctx, weight); err != nil {
-		return nil, err
-	}
-	b := &partBuffer{s: s, weight: weight}
-	if n <= s.cfg.PartSize {
-		b.pooled = s.buffers.Get().(*[]byte)
-		b.p = (*b.pooled)[:n]
-	} else {
-		b.p = make([]byte, n)
-	}
-	return b, nil
-}
-
-type partBuffer struct {
-	s      *Store
-	weight int64
-	pooled *[]byte
-	p      []byte
-}
-
-func (b *partBuffer) free() {
-	if b.pooled != nil {
-		b.s.buffers.Put(b.pooled)
-	}
-	b.s.memory.Release(b.weight)
-}
-
-// fill reads until the buffer is full or the body ends, which last says.
-func (b *partBuffer) fill(ctx context.Context, body io.Reader) (last bool, err error) {
-	n := 0
-	for n < len(b.p) {
-		if err := ctx.Err(); err != nil {
-			return false, err
-		}
-		m, err := body.Read(b.p[n:])
-		n += m
-		if err == io.EOF {
-			b.p = b.p[:n]
-			return true, nil
-		}
-		if err != nil {
-			return false, err
-		}
-	}
-	return false, nil
-}
-
 // putStream puts what body gives, in one request if it fits into a part.
 func (s *Store) putStream(ctx context.Context, key string, body io.Reader, size int64, opts *object.PutOptions) (object.Info, error) {
 	const op = "put"
-	first, err := s.buffer(ctx, s.partSize(1, size))
+	first, whole, err := s.buffers.First(ctx, body, size, s.partSize(1, size))
 	if err != nil {
 		return object.Info{}, &object.Error{Op: op, Key: key, Err: err}
 	}
-	last, err := first.fill(ctx, body)
-	if err == nil && !last && size == int64(len(first.p)) {
-		last, err = ended(body)
-	}
-	if err != nil {
-		first.free()
-		return object.Info{}, &object.Error{Op: op, Key: key, Err: err}
-	}
-	if last {
-		defer first.free()
-		p, err := newPayload(bytes.NewReader(first.p), -1, s.cfg.Checksum)
+	if whole {
+		defer first.Free()
+		p, err := newPayload(bytes.NewReader(first.P), -1, s.cfg.Checksum)
 		if err != nil {
 			return object.Info{}, &object.Error{Op: op, Key: key, Err: err}
 		}
 		return s.putPayload(ctx, key, p, opts)
 	}
 	if err := s.conditionHolds(ctx, op, key, opts); err != nil {
-		first.free()
+		first.Free()
 		return object.Info{}, err
 	}
 	return s.putParts(ctx, key, first, body, size, opts)
-}
-
-// ended finds that a body of the announced length is at its end.
-func ended(body io.Reader) (bool, error) {
-	n, err := io.ReadFull(body, make([]byte, 1))
-	if n > 0 {
-		return false, nil
-	}
-	if err == io.EOF {
-		return true, nil
-	}
-	return false, err
 }
 
 // partSize returns the size of part n of an object of the given size, -1 if that
@@ -331,13 +248,20 @@ func (s *Store) partSize(n int, size int64) int64 {
 }
 
 // putParts is a multipart upload of first and what body still has.
-func (s *Store) putParts(ctx context.Context, key string, first *partBuffer, body io.Reader, size int64, opts *object.PutOptions) (object.Info, error) {
+func (s *Store) putParts(ctx context.Context, key string, first *wire.Buffer, body io.Reader, size int64, opts *object.PutOptions) (object.Info, error) {
 	up, err := s.create(ctx, key, opts, s.cfg.Checksum)
 	if err != nil {
-		first.free()
+		first.Free()
 		return object.Info{}, &object.Error{Op: "put", Key: key, Err: errors.Unwrap(err)}
 	}
-	parts, err := up.sendAll(ctx, first, body, size)
+	all := wire.Parts{
+		Buffers: s.buffers, Concurrency: s.cfg.Concurrency, Most: maxParts,
+		Size: func(n int) int64 { return s.partSize(n, size) },
+		Send: func(ctx context.Context, n int, part *bytes.Reader) (object.Part, error) {
+			return up.putMemory(ctx, n, part, -1)
+		},
+	}
+	parts, err := all.SendAll(ctx, first, body)
 	var info object.Info
 	if err == nil {
 		info, err = up.Complete(ctx, parts)
@@ -351,80 +275,4 @@ func (s *Store) putParts(ctx context.Context, key string, first *partBuffer, bod
 		err = oe.Err
 	}
 	return object.Info{}, &object.Error{Op: "put", Key: key, Err: err}
-}
-
-// sendAll uploads first and the rest of body as parts, as many at once as there
-// are buffers.
-func (u *upload) sendAll(ctx context.Context, first *partBuffer, body io.Reader, size int64) ([]object.Part, error) {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	type result struct {
-		part object.Part
-		err  error
-	}
-	results := make(chan result)
-	running := 0
-	var parts []object.Part
-	var failed error
-	collect := func(r result) {
-		running--
-		if r.err != nil {
-			if failed == nil {
-				failed = r.err
-				cancel(r.err)
-			}
-			return
-		}
-		parts = append(parts, r.part)
-	}
-	start := func(n int, b *partBuffer) {
-		running++
-		go func() {
-			part, err := u.putMemory(ctx, n, bytes.NewReader(b.p), -1)
-			b.free()
-			results <- result{part, err}
-		}()
-	}
-	b, last := first, false
-	for n := 1; failed == nil; n++ {
-		start(n, b)
-		if last {
-			break
-		}
-		if n == maxParts {
-			failed = invalid("the object has more than %d parts of up to %d bytes", maxParts, len(b.p))
-			cancel(failed)
-			break
-		}
-		for running >= u.s.cfg.Concurrency {
-			collect(<-results)
-		}
-		if failed != nil {
-			break
-		}
-		var err error
-		if b, err = u.s.buffer(ctx, u.s.partSize(n+1, size)); err == nil {
-			last, err = b.fill(ctx, body)
-			if err == nil && last && len(b.p) == 0 { // the body ended with the part before
-				b.free()
-				break
-			}
-			if err != nil {
-				b.free()
-			}
-		}
-		if err != nil {
-			if cause := context.Cause(ctx); cause != nil && errors.Is(err, context.Canceled) {
-				err = cause
-			}
-			if failed == nil {
-				failed = err
-			}
-			cancel(err)
-		}
-	}
-	for running > 0 {
-		collect(<-results)
-	}
-	return parts, failed
 }

@@ -24,15 +24,11 @@ package s3
 
 import (
 	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"fmt"
-	"net"
 	"net/http"
 	"net/url"
 	"os"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -43,7 +39,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/aws/smithy-go/logging"
 	"github.com/massif-fs/massif/object"
-	"golang.org/x/sync/semaphore"
+	"github.com/massif-fs/massif/object/wire"
 )
 
 // Checksum says how bodies are protected on their way to the server.
@@ -124,6 +120,8 @@ type Config struct {
 	// long: copies, and the completion of uploads; 0: 5 min.
 	SlowTimeout time.Duration
 
+	// Proxy is the URL of a proxy for all requests; empty: the environment's.
+	Proxy string
 	// CAFile names a file of PEM certificates to trust beside the system's.
 	CAFile string
 	// UserAgent is appended to the SDK's, as in "massif/1.2".
@@ -151,9 +149,8 @@ type Store struct {
 	http   *http.Transport
 	where  string // bucket and endpoint, for errors
 
-	secure  bool      // HTTPS
-	buffers sync.Pool // of *[]byte of PartSize
-	memory  *semaphore.Weighted
+	secure  bool // HTTPS
+	buffers *wire.Buffers
 	noCond  atomic.Bool // conditions of PUT do not work
 	noBatch atomic.Bool // the server has no DeleteObjects
 }
@@ -231,10 +228,9 @@ func open(ctx context.Context, cfg Config) (*Store, error) {
 		s.secure = strings.HasPrefix(cfg.Endpoint, "https:")
 	}
 	s.noCond.Store(cfg.NoConditionalPut)
-	s.memory = semaphore.NewWeighted(cfg.PartSize * int64(cfg.Concurrency))
-	s.buffers.New = func() any { b := make([]byte, cfg.PartSize); return &b }
+	s.buffers = wire.NewBuffers(cfg.PartSize, cfg.Concurrency)
 	s.client = s3.NewFromConfig(ac, func(o *s3.Options) {
-		o.HTTPClient = &http.Client{Transport: transport, CheckRedirect: noRedirect}
+		o.HTTPClient = &http.Client{Transport: transport, CheckRedirect: wire.NoRedirect}
 		if cfg.Endpoint != "" {
 			o.BaseEndpoint = aws.String(cfg.Endpoint)
 		}
@@ -267,13 +263,12 @@ func (cfg *Config) fill() error {
 		}
 	}
 	if cfg.Endpoint != "" {
-		u, err := url.Parse(cfg.Endpoint)
-		if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
-			return invalid("endpoint %q is not an http or https URL", redactURL(cfg.Endpoint))
+		if err := wire.CheckEndpoint(cfg.Endpoint); err != nil {
+			return err
 		}
-		if u.User != nil {
-			return invalid("the endpoint holds credentials; give them by environment, profile or options")
-		}
+	}
+	if err := cfg.wire().Validate(); err != nil {
+		return err
 	}
 	if cfg.PathStyle && cfg.VirtualHost {
 		return invalid("path style and virtual host exclude each other")
@@ -305,72 +300,29 @@ func (cfg *Config) fill() error {
 	if cfg.PartSize < minPart || cfg.PartSize > maxPart {
 		return invalid("part size %d is not between 5 MiB and 5 GiB", cfg.PartSize)
 	}
-	for _, d := range []struct {
-		v   *time.Duration
-		def time.Duration
-	}{{&cfg.ConnectTimeout, 10 * time.Second}, {&cfg.StallTimeout, 30 * time.Second}, {&cfg.SlowTimeout, 5 * time.Minute}} {
-		if *d.v <= 0 {
-			*d.v = d.def
-		}
+	if cfg.StallTimeout <= 0 {
+		cfg.StallTimeout = 30 * time.Second
+	}
+	if cfg.SlowTimeout <= 0 {
+		cfg.SlowTimeout = 5 * time.Minute
 	}
 	if cfg.Concurrency <= 0 {
 		cfg.Concurrency = 8
 	}
-	if cfg.MaxIdleConns <= 0 {
-		cfg.MaxIdleConns = 64
-	}
 	return nil
 }
 
-// redactURL drops what may be secret from a URL that is shown.
-func redactURL(s string) string {
-	if i := strings.LastIndexByte(s, '@'); i >= 0 {
-		return "…" + s[i:]
-	}
-	return s
-}
-
 func (cfg *Config) transport() (*http.Transport, error) {
-	tlsConfig := &tls.Config{MinVersion: tls.VersionTLS12}
-	caFile := cfg.CAFile
-	if caFile == "" {
-		caFile = os.Getenv("AWS_CA_BUNDLE") // as Amazon's tools do
+	o := cfg.wire()
+	if o.CAFile == "" {
+		o.CAFile = os.Getenv("AWS_CA_BUNDLE") // as Amazon's tools do
 	}
-	if caFile != "" {
-		pem, err := os.ReadFile(caFile)
-		if err != nil {
-			return nil, fmt.Errorf("%w: certificates: %w", object.ErrInvalid, err)
-		}
-		pool, err := x509.SystemCertPool()
-		if err != nil {
-			pool = x509.NewCertPool()
-		}
-		if !pool.AppendCertsFromPEM(pem) {
-			return nil, invalid("%s holds no certificates", caFile)
-		}
-		tlsConfig.RootCAs = pool
-	}
-	dialer := &net.Dialer{Timeout: cfg.ConnectTimeout, KeepAlive: 15 * time.Second}
-	var http1 http.Protocols
-	http1.SetHTTP1(true) // one connection a request: that is what gives throughput
-	return &http.Transport{
-		Proxy:               http.ProxyFromEnvironment,
-		DialContext:         dialer.DialContext,
-		TLSClientConfig:     tlsConfig,
-		TLSHandshakeTimeout: cfg.ConnectTimeout,
-		MaxIdleConns:        cfg.MaxIdleConns,
-		MaxIdleConnsPerHost: cfg.MaxIdleConns,
-		IdleConnTimeout:     50 * time.Second,
-		DisableCompression:  true, // objects come as they are
-		WriteBufferSize:     64 << 10,
-		ReadBufferSize:      64 << 10,
-		Protocols:           &http1,
-	}, nil
+	return o.Transport()
 }
 
-// noRedirect leaves redirections, by which S3 says that a bucket is in another
-// region, to error handling.
-func noRedirect(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+func (cfg *Config) wire() wire.Options {
+	return wire.Options{Proxy: cfg.Proxy, CAFile: cfg.CAFile, ConnectTimeout: cfg.ConnectTimeout, MaxIdleConns: cfg.MaxIdleConns}
+}
 
 // String returns the s3 URL of the store, without secrets.
 func (s *Store) String() string {
