@@ -80,11 +80,7 @@ func openVolume(t testing.TB, db kv.DB, clock *testClock) *testVolume {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, err := e.NewSession(bg, SessionInfo{Host: "h", PID: 1})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return &testVolume{TB: t, db: db, e: e, s: s, clock: clock}
+	return &testVolume{TB: t, db: db, e: e, s: newSession(t, e, SessionInfo{Host: "h", PID: 1}), clock: clock}
 }
 
 func (v *testVolume) ok(err error) {

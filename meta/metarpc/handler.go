@@ -1,0 +1,402 @@
+package metarpc
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"syscall"
+
+	"github.com/massif-fs/massif/meta"
+	"github.com/massif-fs/massif/vfs"
+)
+
+// handler does calls: it reads what they want, asks the engine's session, and
+// writes the reply into e.
+type handler struct {
+	ss     *session
+	l      *link
+	slot   *slot // of the call; nil: none
+	d      decoder
+	e      encoder
+	failed error // the call's error, which the reply tells
+	caller vfs.Caller
+}
+
+// begin begins a reply.
+func (h *handler) begin(id uint64) {
+	h.e.b = beginFrame(h.e.b[:0], frameReply)
+	h.e.b = binary.LittleEndian.AppendUint64(h.e.b, id)
+}
+
+// send lets the reply go out with the next write.
+func (h *handler) send() {
+	endFrame(h.e.b, 0)
+	h.l.w.add(h.e.b)
+	if cap(h.e.b) > 1<<20 {
+		h.e.b = nil
+	}
+}
+
+// ino reads an inode number.
+func (h *handler) ino() vfs.Ino { return h.d.ino() }
+
+// cr reads the caller.
+func (h *handler) cr() *vfs.Caller {
+	h.d.caller(&h.caller)
+	if g := h.ss.grant; g.RootSquash {
+		if h.caller.UID == 0 {
+			h.caller.UID = g.SquashUID
+		}
+		if h.caller.GID == 0 {
+			h.caller.GID = g.SquashGID
+		}
+	}
+	return &h.caller
+}
+
+// attr writes attributes.
+func (h *handler) attr(a *vfs.Attr) { h.e.attr(a) }
+
+// run does a call. An error says that the client does not keep to the protocol; those
+// of the call are in the reply.
+func (h *handler) run(ctx context.Context, o op, args []byte) error {
+	h.d = decoder{b: args}
+	h.failed = nil
+	from := len(h.e.b)
+	h.e.u8(statusOK)
+	var err error
+	if ops[o].change && h.ss.readOnly {
+		h.d.b = nil
+		err = syscall.EROFS
+	} else {
+		err = h.do(ctx, o)
+	}
+	if h.d.bad || err == errMalformed {
+		h.e.b = h.e.b[:from]
+		h.e.u8(statusError)
+		h.e.error(vfs.WithErrno(syscall.EINVAL, errMalformed))
+		h.failed = errMalformed
+		return errMalformed
+	}
+	if h.failed = err; err != nil {
+		h.e.b = h.e.b[:from]
+		h.e.u8(statusError)
+		h.e.error(err)
+	}
+	return nil
+}
+
+// read checks that all of the arguments have been read.
+func (h *handler) read() error { return h.d.done() }
+
+func (h *handler) do(ctx context.Context, o op) error {
+	ms := h.ss.ms
+	var a vfs.Attr
+	attr := func(err error) error {
+		if err == nil {
+			h.attr(&a)
+		}
+		return err
+	}
+	switch o {
+	case opStatFS:
+		cr, ino := h.cr(), h.ino()
+		if err := h.read(); err != nil {
+			return err
+		}
+		var st vfs.StatFS
+		if err := ms.StatFS(ctx, cr, ino, &st); err != nil {
+			return err
+		}
+		h.e.uint(uint64(st.BlockSize))
+		h.e.uint(st.Blocks)
+		h.e.uint(st.BlocksFree)
+		h.e.uint(st.Files)
+		h.e.uint(st.FilesFree)
+		h.e.uint(uint64(st.MaxName))
+		return nil
+	case opLookup:
+		cr, parent, name := h.cr(), h.ino(), h.d.name()
+		if err := h.read(); err != nil {
+			return err
+		}
+		return attr(ms.Lookup(ctx, cr, parent, name, &a))
+	case opGetAttr:
+		cr, ino := h.cr(), h.ino()
+		if err := h.read(); err != nil {
+			return err
+		}
+		return attr(ms.GetAttr(ctx, cr, ino, &a))
+	case opSetAttr:
+		cr, ino := h.cr(), h.ino()
+		set := vfs.SetAttr{Valid: vfs.SetMask(h.d.u32()), Mode: h.d.u32(), UID: h.d.u32(), GID: h.d.u32(), Size: h.d.uint(),
+			Atime: h.d.time(), Mtime: h.d.time(), Ctime: h.d.time()}
+		if err := h.read(); err != nil {
+			return err
+		}
+		return attr(ms.SetAttr(ctx, cr, ino, &set, &a))
+	case opReadlink:
+		cr, ino := h.cr(), h.ino()
+		if err := h.read(); err != nil {
+			return err
+		}
+		target, err := ms.Readlink(ctx, cr, ino)
+		h.e.str(target)
+		return err
+	case opMknod:
+		cr, parent, name, mode, rdev := h.cr(), h.ino(), h.d.name(), h.d.u32(), h.d.u32()
+		if err := h.read(); err != nil {
+			return err
+		}
+		return attr(ms.Mknod(ctx, cr, parent, name, mode, rdev, &a))
+	case opMkdir:
+		cr, parent, name, mode := h.cr(), h.ino(), h.d.name(), h.d.u32()
+		if err := h.read(); err != nil {
+			return err
+		}
+		return attr(ms.Mkdir(ctx, cr, parent, name, mode, &a))
+	case opSymlink:
+		cr, parent, name, target := h.cr(), h.ino(), h.d.name(), h.d.str(2*vfs.MaxSymlink)
+		if err := h.read(); err != nil {
+			return err
+		}
+		return attr(ms.Symlink(ctx, cr, parent, name, target, &a))
+	case opLink:
+		cr, ino, parent, name := h.cr(), h.ino(), h.ino(), h.d.name()
+		if err := h.read(); err != nil {
+			return err
+		}
+		return attr(ms.Link(ctx, cr, ino, parent, name, &a))
+	case opTmpfile:
+		cr, parent, mode, linkable := h.cr(), h.ino(), h.d.u32(), h.d.bool()
+		if err := h.read(); err != nil {
+			return err
+		}
+		err := ms.Tmpfile(ctx, cr, parent, mode, linkable, &a)
+		if err == nil {
+			h.ss.usedAlready(h.slot, a.Ino)
+		}
+		return attr(err)
+	case opUnlink:
+		cr, parent, name := h.cr(), h.ino(), h.d.name()
+		if err := h.read(); err != nil {
+			return err
+		}
+		return attr(ms.Unlink(ctx, cr, parent, name, &a))
+	case opRmdir:
+		cr, parent, name := h.cr(), h.ino(), h.d.name()
+		if err := h.read(); err != nil {
+			return err
+		}
+		return ms.Rmdir(ctx, cr, parent, name)
+	case opRename:
+		cr, from, oldName, to, newName, flags := h.cr(), h.ino(), h.d.name(), h.ino(), h.d.name(), h.d.u32()
+		if err := h.read(); err != nil {
+			return err
+		}
+		return attr(ms.Rename(ctx, cr, from, oldName, to, newName, flags, &a))
+	case opReadDir:
+		return h.readDir(ctx)
+	case opGetXattr:
+		cr, ino, name := h.cr(), h.ino(), h.d.name()
+		if err := h.read(); err != nil {
+			return err
+		}
+		value, err := ms.GetXattr(ctx, cr, ino, name)
+		h.e.bytes(value)
+		return err
+	case opSetXattr:
+		cr, ino, name, value, flags := h.cr(), h.ino(), h.d.name(), h.d.bytes(meta.MaxXattrValue+1), h.d.u32()
+		if err := h.read(); err != nil {
+			return err
+		}
+		return ms.SetXattr(ctx, cr, ino, name, value, flags)
+	case opListXattr:
+		cr, ino := h.cr(), h.ino()
+		if err := h.read(); err != nil {
+			return err
+		}
+		names, err := ms.ListXattr(ctx, cr, ino)
+		h.e.uint(uint64(len(names)))
+		for _, name := range names {
+			h.e.str(name)
+		}
+		return err
+	case opRemoveXattr:
+		cr, ino, name := h.cr(), h.ino(), h.d.name()
+		if err := h.read(); err != nil {
+			return err
+		}
+		return ms.RemoveXattr(ctx, cr, ino, name)
+	case opTouch:
+		ino := h.ino()
+		if err := h.read(); err != nil {
+			return err
+		}
+		return ms.Touch(ctx, ino)
+	case opGetLock:
+		ino, l := h.ino(), h.d.lock()
+		if err := h.read(); err != nil {
+			return err
+		}
+		found, err := ms.GetLock(ctx, ino, l)
+		h.e.lock(&found)
+		return err
+	case opSetLock:
+		ino, l, wait := h.ino(), h.d.lock(), h.d.bool()
+		if err := h.read(); err != nil {
+			return err
+		}
+		return ms.SetLock(ctx, ino, l, wait)
+	case opReleaseLocks:
+		ino, owner, kind := h.ino(), h.d.uint(), vfs.LockKind(h.d.u8())
+		if err := h.read(); err != nil {
+			return err
+		}
+		return ms.ReleaseLocks(ctx, ino, owner, kind)
+	case opSync:
+		return ms.Sync(ctx)
+	case opWatch:
+		on := h.d.bool()
+		if err := h.read(); err != nil {
+			return err
+		}
+		h.ss.watch(on)
+		return nil
+	case opCommand:
+		return h.command(ctx)
+	}
+	return h.doData(ctx, o)
+}
+
+// doData does the calls about data.
+func (h *handler) doData(ctx context.Context, o op) error {
+	ms := h.ss.ms
+	switch o {
+	case opInline:
+		ino := h.ino()
+		if err := h.read(); err != nil {
+			return err
+		}
+		data, ok, err := ms.Inline(ctx, ino)
+		if h.e.bool(ok); ok {
+			h.e.bytes(data)
+		}
+		return err
+	case opExtents:
+		ino, index := h.ino(), h.d.u32()
+		if err := h.read(); err != nil {
+			return err
+		}
+		list, err := ms.Extents(ctx, ino, index, nil)
+		h.e.extents(list)
+		return err
+	case opAllocBlocks:
+		n := h.d.most(1 << 20)
+		if err := h.read(); err != nil {
+			return err
+		}
+		first, err := ms.AllocBlocks(ctx, int(n))
+		h.e.uint(first)
+		return err
+	case opCommit:
+		blocks := h.d.blocks()
+		var writes []meta.FileWrite
+		for n := h.d.count(8); n > 0 && !h.d.bad; n-- {
+			writes = append(writes, h.d.write())
+		}
+		if err := h.read(); err != nil {
+			return err
+		}
+		gone, err := ms.Commit(ctx, blocks, writes)
+		for _, g := range gone {
+			h.e.bool(g)
+		}
+		return err
+	case opReplace:
+		ino, index, old, new, blocks := h.ino(), h.d.u32(), h.d.extents(nil), h.d.extents(nil), h.d.blocks()
+		if err := h.read(); err != nil {
+			return err
+		}
+		return ms.Replace(ctx, ino, index, old, new, blocks)
+	case opReserve:
+		ino, n := h.ino(), h.d.int()
+		if err := h.read(); err != nil {
+			return err
+		}
+		return ms.Reserve(ctx, ino, n)
+	case opUnreserve:
+		ino, n := h.ino(), h.d.int()
+		if err := h.read(); err != nil {
+			return err
+		}
+		ms.Unreserve(ino, n)
+		return nil
+	case opAllocate:
+		cr, ino, mode, off, length := h.cr(), h.ino(), h.d.u32(), h.d.uint(), h.d.uint()
+		if err := h.read(); err != nil {
+			return err
+		}
+		return ms.Allocate(ctx, cr, ino, mode, off, length)
+	case opSeek:
+		ino, off, whence := h.ino(), h.d.int(), h.d.int()
+		if err := h.read(); err != nil {
+			return err
+		}
+		at, err := ms.Seek(ctx, ino, off, int(whence))
+		h.e.int(at)
+		return err
+	case opCopyRange:
+		cr, in, inOff, out, outOff, n := h.cr(), h.ino(), h.d.uint(), h.ino(), h.d.uint(), h.d.uint()
+		if err := h.read(); err != nil {
+			return err
+		}
+		return ms.CopyRange(ctx, cr, in, inOff, out, outOff, n)
+	}
+	return syscall.EOPNOTSUPP
+}
+
+// pageBytes bounds a page of a directory.
+const pageBytes = 256 << 10
+
+func (h *handler) readDir(ctx context.Context) error {
+	cr, ino, cookie, plus, most := h.cr(), h.ino(), h.d.uint(), h.d.bool(), h.d.most(1<<20)
+	if err := h.read(); err != nil {
+		return err
+	}
+	most = min(max(most, 1), pageEntries)
+	var page encoder
+	count, more := uint64(0), false
+	err := h.ss.ms.ReadDir(ctx, cr, ino, cookie, plus, func(x *vfs.DirEntry) bool {
+		if count == most || len(page.b) > pageBytes {
+			more = true
+			return false
+		}
+		count++
+		page.entry(x)
+		return true
+	})
+	h.e.bool(more)
+	h.e.uint(count)
+	h.e.b = append(h.e.b, page.b...)
+	return err
+}
+
+var errNoCommands = vfs.WithErrno(syscall.EACCES, errors.New("the token does not allow to administer the volume"))
+
+func (h *handler) command(ctx context.Context) error {
+	name, args := h.d.str(64), h.d.bytes(MaxFrame)
+	if err := h.read(); err != nil {
+		return err
+	}
+	ss := h.ss
+	switch {
+	case !ss.grant.Commands:
+		return errNoCommands
+	case ss.vol.Command == nil:
+		return syscall.EOPNOTSUPP
+	}
+	out, err := ss.vol.Command(ctx, ss.grant, name, args)
+	h.e.bytes(out)
+	return err
+}

@@ -1,0 +1,397 @@
+package metarpc
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/subtle"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/massif-fs/massif/meta"
+	"github.com/massif-fs/massif/vfs"
+)
+
+// Grant is what an Authenticator lets a client do.
+type Grant struct {
+	Volume string  // by name
+	Root   vfs.Ino // the directory that the client sees as the root of the volume; 0: the volume's
+	// ReadOnly refuses every change.
+	ReadOnly bool
+	// RootSquash makes callers with uid or gid 0 somebody else: SquashUID and
+	// SquashGID.
+	RootSquash           bool
+	SquashUID, SquashGID uint32
+	// Commands lets the client give commands (see Volume.Command).
+	Commands bool
+	Expires  time.Time // zero: never
+	// Done, if not nil, is closed when the grant is revoked.
+	Done <-chan struct{}
+	// Principal is whose it is, for logs; no secret.
+	Principal string
+}
+
+// Authenticator tells what a client may do: EACCES for a token that is not good,
+// ENOENT for a volume that there is not. It is asked for each connection, also of
+// one that resumes a session.
+type Authenticator interface {
+	Authenticate(ctx context.Context, h *Hello) (*Grant, error)
+}
+
+// Volume is a volume that a Server serves.
+type Volume struct {
+	Engine *meta.Engine
+	// Command, if not nil, does what a client with Grant.Commands asks for: name
+	// says what, args how, in a form of their own. What it writes goes to the client.
+	Command func(ctx context.Context, g *Grant, name string, args []byte) ([]byte, error)
+	// Relaxed sends replies to changes before they are on stable storage: a crash of
+	// the server may lose the last ones. Sync still waits.
+	Relaxed bool
+}
+
+// ServerConfig is what a server is made of.
+type ServerConfig struct {
+	Auth Authenticator
+	// Volume returns a volume that is open; ENOENT.
+	Volume func(name string) (*Volume, error)
+	// Lease is how long a client may use what it has leased without hearing from
+	// the server; 0: DefaultLease. Recalls wait no longer than twice that.
+	Lease time.Duration
+	// Life is how long a session lives that the server hears nothing of; 0:
+	// DefaultLife. At least Lease.
+	Life    time.Duration
+	Version string // of the program, for clients
+	Logger  *slog.Logger
+}
+
+const (
+	DefaultLease = 10 * time.Second
+	DefaultLife  = 30 * time.Second
+
+	helloTime = 10 * time.Second // a client has for its hello
+)
+
+// Server serves volumes to clients.
+type Server struct {
+	cfg ServerConfig
+	log *slog.Logger
+
+	mu       sync.Mutex
+	sessions map[sessionKey]*session
+	conns    map[net.Conn]struct{}
+	volumes  map[*meta.Engine]*syncer
+	closing  bool
+	stop     chan struct{}
+	tasks    sync.WaitGroup // of the server
+	readers  sync.WaitGroup // of connections
+
+	calls, refused, resumed, connections atomic.Int64
+}
+
+type sessionKey struct {
+	volume string
+	id     uint64
+}
+
+// NewServer makes a server. Close ends it.
+func NewServer(cfg ServerConfig) *Server {
+	if cfg.Logger == nil {
+		cfg.Logger = slog.Default()
+	}
+	if cfg.Lease == 0 {
+		cfg.Lease = DefaultLease
+	}
+	if cfg.Life == 0 {
+		cfg.Life = DefaultLife
+	}
+	cfg.Life = max(cfg.Life, cfg.Lease)
+	s := &Server{
+		cfg: cfg, log: cfg.Logger, stop: make(chan struct{}),
+		sessions: make(map[sessionKey]*session), conns: make(map[net.Conn]struct{}), volumes: make(map[*meta.Engine]*syncer),
+	}
+	s.tasks.Go(s.watchOver)
+	return s
+}
+
+// Serve takes connections until the listener is closed or the server is.
+func (s *Server) Serve(l net.Listener) error {
+	stop := make(chan struct{})
+	defer close(stop)
+	s.tasks.Go(func() {
+		select {
+		case <-s.stop:
+			l.Close() // Accept tells
+		case <-stop:
+		}
+	})
+	for {
+		c, err := l.Accept()
+		if err != nil {
+			select {
+			case <-s.stop:
+				return nil
+			default:
+			}
+			if errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) || errors.Is(err, syscall.ECONNABORTED) {
+				s.log.Warn("a connection could not be taken", "err", err)
+				time.Sleep(50 * time.Millisecond)
+				continue
+			}
+			return err
+		}
+		if !s.Handle(c) {
+			c.Close()
+		}
+	}
+}
+
+// Handle serves one connection in the background; false if the server is closing.
+func (s *Server) Handle(c net.Conn) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closing {
+		return false
+	}
+	s.conns[c] = struct{}{}
+	s.readers.Go(func() {
+		s.connections.Add(1)
+		s.handle(c)
+		s.mu.Lock()
+		delete(s.conns, c)
+		s.mu.Unlock()
+	})
+	return true
+}
+
+func (s *Server) handle(c net.Conn) {
+	l := newLink(c)
+	defer l.close(net.ErrClosed)
+	if err := c.SetReadDeadline(time.Now().Add(helloTime)); err != nil {
+		return
+	}
+	kind, body, err := l.r.next(maxHello)
+	if err != nil || kind != frameHello {
+		s.log.Debug("a connection without a hello", "remote", c.RemoteAddr(), "err", err)
+		return
+	}
+	var h Hello
+	if err := h.decode(body); err != nil {
+		s.log.Debug("a hello that cannot be read", "remote", c.RemoteAddr(), "err", err)
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), helloTime)
+	ss, w := s.welcome(ctx, &h)
+	cancel()
+	if ss != nil {
+		// Its last connection is done with before this one begins.
+		ss.takeOver(l)
+		defer ss.reading.Unlock()
+	}
+	e := encoder{b: beginFrame(nil, frameWelcome)}
+	if err := w.encode(&e); err != nil {
+		s.log.Error("settings of the volume", "err", err)
+		return
+	}
+	endFrame(e.b, 0)
+	if err := l.w.write(e.b); err != nil || ss == nil {
+		return
+	}
+	if err := c.SetReadDeadline(time.Time{}); err != nil {
+		return
+	}
+	if !ss.attach(l) {
+		return
+	}
+	err = ss.read(l)
+	l.close(net.ErrClosed)
+	ss.detach(l, err)
+}
+
+// welcome lets a client in, or says why not.
+func (s *Server) welcome(ctx context.Context, h *Hello) (*session, *welcome) {
+	ss, w, err := s.admit(ctx, h)
+	if err != nil {
+		s.refused.Add(1)
+		s.log.Info("a client was refused", "host", h.Info.Host, "mountpoint", h.Info.Mountpoint, "volume", h.Volume, "err", err)
+		w = &welcome{err: err, unknown: errors.Is(err, errUnknownSession)}
+	}
+	if w.version == 0 {
+		w.version = maxVersion
+	}
+	return ss, w
+}
+
+var errUnknownSession = errors.New("the session is not known: it was not heard of for too long, or the server has been away for too long")
+
+func (s *Server) admit(ctx context.Context, h *Hello) (*session, *welcome, error) {
+	version, err := h.version()
+	if err != nil {
+		return nil, nil, err
+	}
+	g, err := s.cfg.Auth.Authenticate(ctx, h)
+	if err != nil {
+		return nil, nil, err
+	}
+	v, err := s.cfg.Volume(g.Volume)
+	if err != nil {
+		return nil, nil, err
+	}
+	w := &welcome{version: version, format: v.Engine.Settings(), lease: s.cfg.Lease, life: s.cfg.Life,
+		durable: !v.Relaxed, limited: v.Engine.Limited(), server: s.cfg.Version}
+	var ss *session
+	if h.session != 0 {
+		ss, err = s.resume(h, g)
+		w.how = sessionResumed
+	} else {
+		ss, err = s.begin(ctx, h, g, v)
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	w.session, w.secret, w.readOnly = ss.id, ss.secret, ss.readOnly
+	return ss, w, nil
+}
+
+// begin makes a new session.
+func (s *Server) begin(ctx context.Context, h *Hello, g *Grant, v *Volume) (*session, error) {
+	ms, err := v.Engine.NewSession(ctx, h.Info)
+	if err != nil {
+		return nil, err
+	}
+	ss := newSession(s, v, g, ms)
+	ss.readOnly = g.ReadOnly || h.ReadOnly
+	ss.secret = make([]byte, secretSize)
+	_, _ = rand.Read(ss.secret) // never fails
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closing {
+		return nil, errors.Join(errServerCloses, ms.Close())
+	}
+	if ss.sync = s.volumes[v.Engine]; ss.sync == nil {
+		ss.sync = newSyncer(v.Engine)
+		s.volumes[v.Engine] = ss.sync
+		s.tasks.Go(func() { ss.sync.run(s.stop) })
+	}
+	s.sessions[sessionKey{g.Volume, ss.id}] = ss
+	return ss, nil
+}
+
+var errServerCloses = vfs.WithErrno(syscall.EAGAIN, errors.New("the metadata server goes down"))
+
+// resume finds the session of a client that was here before.
+func (s *Server) resume(h *Hello, g *Grant) (*session, error) {
+	s.mu.Lock()
+	ss := s.sessions[sessionKey{g.Volume, h.session}]
+	s.mu.Unlock()
+	if ss == nil || subtle.ConstantTimeCompare(ss.secret, h.secret) != 1 {
+		return nil, vfs.WithErrno(syscall.ESTALE, errUnknownSession)
+	}
+	if ss.grant.Root != g.Root {
+		return nil, vfs.WithErrno(syscall.EACCES, errors.New("the token is for another directory than that of the session"))
+	}
+	s.resumed.Add(1)
+	return ss, nil
+}
+
+// watchOver ends sessions that nothing was heard of for too long.
+func (s *Server) watchOver() {
+	t := time.NewTicker(max(s.cfg.Life/8, time.Millisecond))
+	defer t.Stop()
+	for {
+		select {
+		case <-t.C:
+		case <-s.stop:
+			return
+		}
+		now := nanotime()
+		var dead []*session
+		s.mu.Lock()
+		for _, ss := range s.sessions {
+			if time.Duration(now-ss.heard.Load()) > s.cfg.Life {
+				dead = append(dead, ss)
+			}
+		}
+		s.mu.Unlock()
+		for _, ss := range dead {
+			ss.end(vfs.WithErrno(syscall.ESTALE, fmt.Errorf("nothing was heard of the session for %v", s.cfg.Life)))
+		}
+	}
+}
+
+// Close ends the server: no connection is taken any more, calls under way are
+// finished, clients are told to come back. The engines stay open.
+func (s *Server) Close() error {
+	s.mu.Lock()
+	if s.closing {
+		s.mu.Unlock()
+		return nil
+	}
+	s.closing = true
+	var open []*session
+	for _, ss := range s.sessions {
+		open = append(open, ss)
+	}
+	var conns []net.Conn
+	for c := range s.conns {
+		conns = append(conns, c)
+	}
+	s.mu.Unlock()
+	for _, c := range conns {
+		_ = c.SetReadDeadline(time.Unix(1, 0)) // its reader ends; if it cannot be set, it has
+	}
+	s.readers.Wait()
+	var errs []error
+	for _, ss := range open {
+		ss.leave()
+	}
+	close(s.stop)
+	s.tasks.Wait()
+	for _, ss := range open {
+		errs = append(errs, ss.ms.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// syncer makes changes durable, many at a time, and then sends the replies.
+type syncer struct {
+	e    *meta.Engine
+	mu   sync.Mutex
+	todo []func(error)
+	kick chan struct{}
+}
+
+func newSyncer(e *meta.Engine) *syncer { return &syncer{e: e, kick: make(chan struct{}, 1)} }
+
+// after calls fn when all that has been committed is durable.
+func (y *syncer) after(fn func(error)) {
+	y.mu.Lock()
+	y.todo = append(y.todo, fn)
+	first := len(y.todo) == 1
+	y.mu.Unlock()
+	if first {
+		y.kick <- struct{}{}
+	}
+}
+
+func (y *syncer) run(stop <-chan struct{}) {
+	for {
+		select {
+		case <-y.kick:
+		case <-stop:
+			return
+		}
+		y.mu.Lock()
+		todo := y.todo
+		y.todo = nil
+		y.mu.Unlock()
+		err := y.e.Sync(context.Background())
+		for _, fn := range todo {
+			fn(err)
+		}
+	}
+}

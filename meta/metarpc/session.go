@@ -1,0 +1,469 @@
+package metarpc
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/massif-fs/massif/meta"
+	"github.com/massif-fs/massif/vfs"
+)
+
+// session is a client's session on the server. It outlives connections.
+type session struct {
+	srv      *Server
+	vol      *Volume
+	grant    *Grant
+	ms       meta.Session
+	sync     *syncer
+	id       uint64
+	secret   []byte
+	readOnly bool
+
+	heard   atomic.Int64 // when something came last, on the clock of nanotime
+	reading sync.Mutex   // held by the reader of the present connection
+
+	mu      sync.Mutex
+	link    *link // nil: not connected
+	slots   []*slot
+	running sync.WaitGroup // calls on workers
+	ended   bool
+	leaving bool // the server goes down: nothing is sent any more
+	over    chan struct{}
+
+	usesMu sync.Mutex
+	used   map[vfs.Ino]struct{} // inodes that the client uses, each once
+	// Of a restoration under way, with reading held:
+	restored map[vfs.Ino]struct{}
+
+	watching func() // ends the feed; with reading held
+}
+
+// slot has the last call of one of the client's slots.
+type slot struct {
+	seq     uint64
+	id      uint64 // of the call that wants the reply
+	running bool
+	cancel  context.CancelFunc
+	reply   []byte  // its frame's body behind the id
+	temp    vfs.Ino // what the call made without a name: used until the client knows it
+}
+
+func newSession(s *Server, v *Volume, g *Grant, ms meta.Session) *session {
+	ss := &session{srv: s, vol: v, grant: g, ms: ms, over: make(chan struct{}), used: make(map[vfs.Ino]struct{})}
+	if named, ok := ms.(interface{ ID() uint64 }); ok {
+		ss.id = named.ID()
+	}
+	ss.heard.Store(nanotime())
+	return ss
+}
+
+// takeOver makes l the session's connection as soon as the reader of the one
+// before has ended, which it sees to.
+func (ss *session) takeOver(l *link) {
+	ss.mu.Lock()
+	old := ss.link
+	ss.link = nil
+	ss.mu.Unlock()
+	if old != nil {
+		old.close(errors.New("the client has another connection"))
+	}
+	ss.reading.Lock()
+	ss.heard.Store(nanotime())
+}
+
+// attach begins to send what there is for the client on l.
+func (ss *session) attach(l *link) bool {
+	ss.mu.Lock()
+	defer ss.mu.Unlock()
+	if ss.ended || ss.leaving {
+		return false
+	}
+	ss.link = l
+	return true
+}
+
+func (ss *session) detach(l *link, err error) {
+	ss.mu.Lock()
+	defer ss.mu.Unlock()
+	if ss.link == l {
+		ss.link = nil
+	}
+	if !ss.ended && !ss.leaving {
+		ss.srv.log.Info("connection of a client lost", "session", ss.id, "err", err)
+	}
+}
+
+// read serves a connection until it ends.
+func (ss *session) read(l *link) error {
+	h := &handler{ss: ss, l: l}
+	for {
+		if !l.r.waiting() {
+			if err := l.w.flush(); err != nil {
+				return err
+			}
+		}
+		kind, body, err := l.r.next(MaxFrame)
+		if err != nil {
+			return err
+		}
+		ss.heard.Store(nanotime())
+		if err := ss.receive(h, kind, body); err != nil {
+			ss.srv.log.Warn("a client's message is refused", "session", ss.id, "err", err)
+			return err
+		}
+		if kind == frameBye {
+			return nil
+		}
+	}
+}
+
+func (ss *session) receive(h *handler, kind frameKind, body []byte) error {
+	switch kind {
+	case frameCall:
+		return ss.call(h, body)
+	case frameCancel:
+		if len(body) != 8 {
+			return errMalformed
+		}
+		ss.interrupt(binary.LittleEndian.Uint64(body))
+	case framePing:
+		if len(body) != 8 {
+			return errMalformed
+		}
+		b := beginFrame(make([]byte, 0, 16), framePong)
+		b = append(b, body...)
+		endFrame(b, 0)
+		h.l.w.add(b)
+	case frameUses:
+		d := decoder{b: body}
+		opened, released := d.inos(), d.inos()
+		if err := d.done(); err != nil {
+			return err
+		}
+		for _, ino := range opened {
+			ss.use(ino)
+		}
+		for _, ino := range released {
+			ss.unuse(ino)
+		}
+	case frameRestore:
+		return ss.restore(body)
+	case frameBye:
+		ss.end(vfs.WithErrno(syscall.EIO, errClientEnded))
+	default:
+		return fmt.Errorf("%w: frame of kind %d", errMalformed, kind)
+	}
+	return nil
+}
+
+// use counts an inode as used by the session, once.
+func (ss *session) use(ino vfs.Ino) {
+	ss.usesMu.Lock()
+	defer ss.usesMu.Unlock()
+	if _, ok := ss.used[ino]; !ok {
+		ss.used[ino] = struct{}{}
+		ss.ms.Open(ino)
+	}
+}
+
+// usedAlready takes note that the engine has counted a use of what a call of slot sl
+// made.
+func (ss *session) usedAlready(sl *slot, ino vfs.Ino) {
+	ss.usesMu.Lock()
+	ss.used[ino] = struct{}{}
+	ss.usesMu.Unlock()
+	ss.mu.Lock()
+	sl.temp = ino
+	ss.mu.Unlock()
+}
+
+func (ss *session) unuse(ino vfs.Ino) {
+	ss.usesMu.Lock()
+	defer ss.usesMu.Unlock()
+	if _, ok := ss.used[ino]; ok {
+		delete(ss.used, ino)
+		ss.ms.Release(ino, 1)
+	}
+}
+
+// restore makes the session hold what its client says it does.
+func (ss *session) restore(body []byte) error {
+	d := decoder{b: body}
+	flags := d.u8()
+	inos := d.inos()
+	if d.bad {
+		return errMalformed
+	}
+	if ss.restored == nil {
+		ss.restored = make(map[vfs.Ino]struct{}, len(inos))
+	}
+	for _, ino := range inos {
+		ss.restored[ino] = struct{}{}
+	}
+	if flags&restoreLast == 0 {
+		return d.done()
+	}
+	for n := d.count(7); n > 0 && !d.bad; n-- {
+		d.ino()
+		d.lock() // the server has them
+	}
+	for n := d.count(2); n > 0 && !d.bad; n-- {
+		d.ino()
+		d.int()
+	}
+	if err := d.done(); err != nil {
+		return err
+	}
+	for ino := range ss.restored {
+		ss.use(ino)
+	}
+	ss.mu.Lock()
+	for _, sl := range ss.slots {
+		if sl != nil && sl.temp != 0 {
+			ss.restored[sl.temp] = struct{}{}
+		}
+	}
+	ss.mu.Unlock()
+	var gone []vfs.Ino
+	ss.usesMu.Lock()
+	for ino := range ss.used {
+		if _, ok := ss.restored[ino]; !ok {
+			gone = append(gone, ino)
+		}
+	}
+	ss.usesMu.Unlock()
+	for _, ino := range gone {
+		ss.unuse(ino)
+	}
+	ss.restored = nil
+	ss.watch(flags&restoreWatch != 0)
+	return nil
+}
+
+// watch begins or ends the change feed.
+func (ss *session) watch(on bool) {
+	if ss.watching != nil {
+		ss.watching()
+		ss.watching = nil
+	}
+	if on {
+		ss.watching = ss.ms.Watch(func(ch vfs.Change) {
+			e := encoder{b: beginFrame(make([]byte, 0, 64), frameChange)}
+			e.uint(1)
+			e.change(&ch)
+			endFrame(e.b, 0)
+			ss.push(e.b)
+		})
+	}
+}
+
+// push sends frames to the client, if it is connected. A client that does not take
+// them loses the connection.
+func (ss *session) push(frames []byte) {
+	ss.mu.Lock()
+	l := ss.link
+	ss.mu.Unlock()
+	if l != nil && !l.w.push(frames) {
+		l.close(errors.New("the client does not take what it is sent"))
+	}
+}
+
+// end ends the session for good; the client is told why.
+func (ss *session) end(why error) {
+	ss.mu.Lock()
+	if ss.ended {
+		ss.mu.Unlock()
+		return
+	}
+	ss.ended = true
+	close(ss.over)
+	l := ss.link
+	for _, sl := range ss.slots {
+		if sl != nil && sl.running {
+			sl.cancel()
+		}
+	}
+	ss.mu.Unlock()
+	ss.srv.mu.Lock()
+	delete(ss.srv.sessions, sessionKey{ss.grant.Volume, ss.id})
+	ss.srv.mu.Unlock()
+	ss.running.Wait()
+	if err := ss.ms.Close(); err != nil {
+		ss.srv.log.Error("a session could not be ended", "session", ss.id, "err", err)
+	}
+	ss.srv.log.Info("session ended", "session", ss.id, "host", ss.grant.Principal, "why", why)
+	if l != nil {
+		e := encoder{b: beginFrame(nil, frameEnd)}
+		e.error(why)
+		endFrame(e.b, 0)
+		l.w.push(e.b)
+		l.close(why)
+	}
+}
+
+// leave ends the session's connection because the server goes down. Its reader has
+// ended.
+func (ss *session) leave() {
+	ss.mu.Lock()
+	for _, sl := range ss.slots { // those that wait for locks: the client asks again
+		if sl != nil && sl.running && sl.cancel != nil {
+			sl.cancel()
+		}
+	}
+	ss.mu.Unlock()
+	ss.running.Wait()
+	ss.mu.Lock()
+	ss.leaving = true
+	l := ss.link
+	ss.link = nil
+	ss.mu.Unlock()
+	if l != nil {
+		b := beginFrame(make([]byte, 0, 8), frameLeave)
+		endFrame(b, 0)
+		l.w.push(b)
+		l.close(errServerCloses)
+	}
+}
+
+// interrupt cancels a call that waits.
+func (ss *session) interrupt(id uint64) {
+	ss.mu.Lock()
+	defer ss.mu.Unlock()
+	for _, sl := range ss.slots {
+		if sl != nil && sl.running && sl.id == id {
+			sl.cancel()
+			return
+		}
+	}
+}
+
+// call deals with a call: one without a slot is answered here, others are done by a
+// worker, once.
+func (ss *session) call(h *handler, body []byte) error {
+	if len(body) < 9 {
+		return errMalformed
+	}
+	id, o := binary.LittleEndian.Uint64(body), op(body[8])
+	body = body[9:]
+	ss.srv.calls.Add(1)
+	if !o.known() {
+		h.begin(id)
+		h.e.u8(statusError)
+		h.e.error(vfs.WithErrno(syscall.EOPNOTSUPP, fmt.Errorf("%v is not known to this metadata server", o)))
+		h.send()
+		return nil
+	}
+	if !ops[o].slot {
+		h.begin(id)
+		err := h.run(context.Background(), o, body)
+		h.send()
+		return err
+	}
+	if len(body) < 12 {
+		return errMalformed
+	}
+	n, seq := binary.LittleEndian.Uint32(body), binary.LittleEndian.Uint64(body[4:])
+	body = body[12:]
+	if n >= slotCount {
+		return fmt.Errorf("%w: slot %d", errMalformed, n)
+	}
+	ss.mu.Lock()
+	if ss.ended || ss.leaving {
+		ss.mu.Unlock()
+		return nil
+	}
+	for int(n) >= len(ss.slots) {
+		ss.slots = append(ss.slots, nil)
+	}
+	sl := ss.slots[n]
+	if sl == nil {
+		sl = new(slot)
+		ss.slots[n] = sl
+	}
+	switch {
+	case seq < sl.seq:
+		ss.mu.Unlock()
+		return fmt.Errorf("%w: call %d of slot %d comes after call %d", errMalformed, seq, n, sl.seq)
+	case seq == sl.seq:
+		sl.id = id
+		if sl.running {
+			ss.mu.Unlock()
+			return nil // the reply goes to this connection
+		}
+		frame := sl.frame()
+		ss.mu.Unlock()
+		h.l.w.add(frame)
+		return nil
+	case sl.running:
+		ss.mu.Unlock()
+		return fmt.Errorf("%w: slot %d is in use", errMalformed, n)
+	}
+	var ctx context.Context
+	ctx, sl.cancel = context.WithCancel(context.Background())
+	sl.seq, sl.id, sl.running, sl.temp = seq, id, true, 0
+	ss.running.Add(1)
+	ss.mu.Unlock()
+	w := &handler{ss: ss, l: h.l, slot: sl}
+	args := append([]byte(nil), body...)
+	go ss.work(ctx, w, sl, o, args)
+	return nil
+}
+
+// frame returns the frame of a slot's reply.
+func (sl *slot) frame() []byte {
+	b := beginFrame(make([]byte, 0, frameHeader+8+len(sl.reply)), frameReply)
+	b = binary.LittleEndian.AppendUint64(b, sl.id)
+	b = append(b, sl.reply...)
+	endFrame(b, 0)
+	return b
+}
+
+// work does a call with a slot.
+func (ss *session) work(ctx context.Context, h *handler, sl *slot, o op, args []byte) {
+	h.begin(0)
+	err := h.run(ctx, o, args)
+	if err == nil && h.failed == nil && ops[o].durable && !ss.vol.Relaxed {
+		ss.sync.after(func(err error) {
+			if err != nil { // done, but nobody knows for how long
+				h.begin(0)
+				h.e.u8(statusError)
+				h.e.error(vfs.WithErrno(syscall.EIO, fmt.Errorf("%v: the change may not be durable: %w", o, err)))
+			}
+			ss.complete(h, sl)
+		})
+		return
+	}
+	ss.complete(h, sl)
+	if err != nil {
+		ss.srv.log.Warn("a client's call is refused", "session", ss.id, "op", o.String(), "err", err)
+		h.l.close(err)
+	}
+}
+
+// complete sends a slot's reply and keeps it.
+func (ss *session) complete(h *handler, sl *slot) {
+	reply := h.e.b[frameHeader+8:]
+	ss.mu.Lock()
+	sl.running = false
+	sl.cancel()
+	sl.reply = append(sl.reply[:0], reply...)
+	frame := sl.frame()
+	l := ss.link
+	if ss.leaving {
+		l = nil
+	}
+	ss.mu.Unlock()
+	if l != nil && !l.w.push(frame) {
+		l.close(errors.New("the client does not take its replies"))
+	}
+	ss.running.Done()
+}
+
+// idle tells how long nothing was heard of the session.
+func (ss *session) idle() time.Duration { return time.Duration(nanotime() - ss.heard.Load()) }
