@@ -34,13 +34,11 @@ type Change struct {
 	// Remote: the change did not come through this FS value (another mount, the
 	// storage below), so whoever caches must drop what it has.
 	Remote bool
-	// Ack, if not nil, says that somebody else is about to make the change and waits
-	// for leave (see LeaseFS); Remote is set, a ChangeEntry without a Name stands for all
-	// names of Parent. The watcher calls Ack.Done when nothing that it has cached of
+	// Ack is not nil in the changes of LeaseFS.Recalls only: somebody else is about to
+	// make the change and waits for leave. A ChangeEntry without a Name stands for all
+	// names of Parent then. The watcher calls Ack.Done when nothing that it has kept of
 	// what changes can be used any more: from any goroutine, soon (within seconds), and
-	// without waiting for other changes of the tree. A watcher that caches nothing calls
-	// it at once, and takes no note of the change: it may not come about, and is told
-	// again, without Ack, if it does and the tree hears of it.
+	// without waiting for changes of the tree. The change may not come about.
 	Ack *Ack
 }
 
@@ -59,8 +57,6 @@ type Watchable interface {
 	// not block and must not call the tree; it may be called from any goroutine,
 	// one call at a time. The returned function ends the watch and waits for a call
 	// of fn that is under way.
-	//
-	// Changes with an Ack are the exception: they are told before they take effect.
 	Watch(fn func(Change)) (stop func())
 }
 

@@ -19,14 +19,15 @@ func (l Leases) Has(k Leases) bool { return l&k == k }
 // LeaseFS is implemented by trees that others change too, but that hear of each such
 // change before it is made. What such a tree has told may be kept without an end,
 // whatever its Policy says, under two conditions: Leased says so after the call, and
-// no Change with an Ack about it has come between the beginning of the call and
-// Leased's answer. What may not be kept is true of the moment of the call only.
+// no recall of it has come between the beginning of the call and Leased's answer. What
+// may not be kept is true of the moment of the call only.
 //
-// Whoever keeps something watches the tree (LeaseFS includes Watchable), and drops it
-// when a Change with an Ack says so. The own changes of a tree do not end leases: they
-// come as Changes that are not Remote, and the door that asked for them knows.
+// The own changes of a tree are no recalls: whoever asked for them knows.
 type LeaseFS interface {
-	Watchable
 	// Leased tells what may be kept of an inode. It is quick and does not wait.
 	Leased(ino Ino) Leases
+	// Recalls calls fn with each change that somebody else is about to make to what
+	// is leased; it is as Watchable.Watch, but before the change: see Change.Ack. Whoever
+	// keeps anything must watch.
+	Recalls(fn func(Change)) (stop func())
 }
