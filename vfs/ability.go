@@ -141,6 +141,9 @@ type Policy struct {
 	Exclusive bool
 	// ReadOnly: all changes give EROFS.
 	ReadOnly bool
+	// Leased: the tree is a LeaseFS, and what that says comes before the validities
+	// and KeepCache.
+	Leased bool
 }
 
 // Forever is a validity without an end.

@@ -17,7 +17,7 @@ const (
 func (l Leases) Has(k Leases) bool { return l&k == k }
 
 // LeaseFS is implemented by trees that others change too, but that hear of each such
-// change before it is made. What such a tree has told may be kept without an end,
+// change before it is made. It is in force where Policy.Leased says so. What such a tree has told may be kept without an end,
 // whatever its Policy says, under two conditions: Leased says so after the call, and
 // no recall of it has come between the beginning of the call and Leased's answer. What
 // may not be kept is true of the moment of the call only.

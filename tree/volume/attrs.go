@@ -31,18 +31,3 @@ func (fs *FS) RemoveXattr(ctx context.Context, c *vfs.Caller, ino vfs.Ino, name 
 	}
 	return fs.sess.RemoveXattr(ctx, c, ino, name)
 }
-
-// GetLock implements vfs.LockFS.
-func (fs *FS) GetLock(ctx context.Context, ino vfs.Ino, lock vfs.Lock) (vfs.Lock, error) {
-	return fs.sess.GetLock(ctx, ino, lock)
-}
-
-// SetLock implements vfs.LockFS.
-func (fs *FS) SetLock(ctx context.Context, ino vfs.Ino, lock vfs.Lock, wait bool) error {
-	return fs.sess.SetLock(ctx, ino, lock, wait)
-}
-
-// ReleaseLocks implements vfs.LockFS.
-func (fs *FS) ReleaseLocks(ctx context.Context, ino vfs.Ino, owner uint64, kind vfs.LockKind) error {
-	return fs.sess.ReleaseLocks(ctx, ino, owner, kind)
-}

@@ -23,7 +23,7 @@ type file struct {
 
 // Open implements vfs.FS.
 func (fs *FS) Open(ctx context.Context, c *vfs.Caller, ino vfs.Ino, flags int) (vfs.File, error) {
-	f, err := fs.open(ctx, ino, flags)
+	f, err := fs.open(ctx, ino, flags, false)
 	if err != nil {
 		return nil, err
 	}
@@ -43,10 +43,11 @@ func (fs *FS) OpenInode(ctx context.Context, ino vfs.Ino) (vfs.File, error) {
 	if fs.cfg.ReadOnly {
 		flags = syscall.O_RDONLY
 	}
-	return fs.open(ctx, ino, flags)
+	return fs.open(ctx, ino, flags, false)
 }
 
-func (fs *FS) open(ctx context.Context, ino vfs.Ino, flags int) (*file, error) {
+// open opens a file; made says that this mount has just made it.
+func (fs *FS) open(ctx context.Context, ino vfs.Ino, flags int, made bool) (*file, error) {
 	if fs.closing.Load() {
 		return nil, errClosed
 	}
@@ -60,9 +61,13 @@ func (fs *FS) open(ctx context.Context, ino vfs.Ino, flags int) (*file, error) {
 	n := fs.use(ino)
 	f := &file{fs: fs, n: n, flags: flags, ahead: fs.blocks.NewWindow()}
 	n.mu.RLock()
-	loaded := n.loaded
+	loaded := made || n.loaded && !fs.shared
 	n.mu.RUnlock()
-	if !loaded {
+	if fs.shared && !loaded {
+		if err := fs.openShared(ctx, n); err != nil {
+			return nil, errors.Join(err, f.Close())
+		}
+	} else if !loaded {
 		var a vfs.Attr
 		err := fs.sess.GetAttr(ctx, nobody, ino, &a)
 		if err == nil && a.IsDir() {
@@ -92,6 +97,12 @@ func (fs *FS) reap(n *node) {
 	if !n.unlinked.Load() {
 		return
 	}
+	n.mu.RLock()
+	dirty := n.isDirty()
+	n.mu.RUnlock()
+	if !dirty {
+		return
+	}
 	var a vfs.Attr
 	if err := fs.sess.GetAttr(fs.ctx, nobody, n.ino, &a); !isGone(err) {
 		return // it still has users, or cannot be told: a flush will find out
@@ -115,6 +126,7 @@ func (fs *FS) discard(n *node) {
 	fs.dirtyBytes.Add(-n.activeBytes)
 	fs.sess.Unreserve(n.ino, n.reserved)
 	n.active, n.activeBytes, n.activeSpace, n.reserved = nil, 0, 0, 0
+	n.dirtyEnd, n.appending = 0, false
 	n.smallDirty, n.mtime = false, vfs.Time{}
 }
 
@@ -229,7 +241,12 @@ func (fs *FS) write(ctx context.Context, n *node, p []byte, off int64, atEnd boo
 func (fs *FS) apply(ctx context.Context, n *node, p []byte, off int64, atEnd bool, claim int64) (taken, kept int64, err error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if err := fs.load(ctx, n); err != nil {
+	if fs.shared {
+		err = fs.prepareShared(ctx, n, atEnd)
+	} else {
+		err = fs.load(ctx, n)
+	}
+	if err != nil {
 		return 0, 0, err
 	}
 	if err := n.takeError(); err != nil {
@@ -243,10 +260,10 @@ func (fs *FS) apply(ctx context.Context, n *node, p []byte, off int64, atEnd boo
 	}
 	var fresh int64
 	end := off + int64(len(p))
-	if n.small && end <= fs.inline {
+	if n.small && end <= fs.inline && !fs.shared {
 		taken, fresh = fs.writeSmall(n, p, off)
 	} else {
-		if n.small {
+		if n.small && !fs.shared {
 			taken = fs.convert(n)
 		}
 		for len(p) > 0 {
@@ -265,6 +282,7 @@ func (fs *FS) apply(ctx context.Context, n *node, p []byte, off int64, atEnd boo
 	kept = min(fresh, claim)
 	n.reserved += kept
 	n.size = max(n.size, end)
+	n.dirtyEnd = max(n.dirtyEnd, end)
 	n.mtime = vfs.Now()
 	fs.markDirty(n)
 	return taken, kept, nil
@@ -374,8 +392,8 @@ func (fs *FS) reserve(ctx context.Context, n *node, off, length int64, atEnd boo
 // unallocated counts the bytes of a range that the metadata have no room for yet.
 func (fs *FS) unallocated(ctx context.Context, n *node, off, length int64) (int64, error) {
 	n.mu.Lock()
-	err := fs.load(ctx, n)
-	small, content := n.small, int64(len(n.content))
+	err := fs.ensure(ctx, n, fs.begin())
+	small, content := n.small || n.based, int64(len(n.content))
 	n.mu.Unlock()
 	if err != nil {
 		return 0, err

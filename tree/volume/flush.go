@@ -2,7 +2,7 @@ package volume
 
 import (
 	"context"
-	"maps"
+	"errors"
 	"slices"
 
 	"golang.org/x/sync/errgroup"
@@ -19,6 +19,7 @@ type job struct {
 	write    meta.FileWrite
 	smallGen uint64 // of the content in write.Inline
 	bytes    int64
+	shared   sharedJob
 }
 
 // pack is a block being put together from the pieces of one or several files.
@@ -36,6 +37,9 @@ func (fs *FS) freeze(n *node, onlyFull bool) *job {
 	defer n.mu.Unlock()
 	if !n.isDirty() {
 		return nil
+	}
+	if fs.shared {
+		return fs.freezeShared(n, onlyFull)
 	}
 	j := &job{n: n, write: meta.FileWrite{Ino: n.ino, Size: uint64(n.size), Mtime: n.mtime}}
 	if n.small {
@@ -118,6 +122,11 @@ func (fs *FS) flushLocked(ctx context.Context, n *node) error {
 // The flushMu of each job's node is held. If it fails the data is dirty again.
 func (fs *FS) flush(ctx context.Context, jobs []*job) error {
 	gone, err := fs.store(ctx, jobs)
+	for tries := 0; fs.shared && errors.Is(err, meta.ErrLayout) && tries < maxRebase; tries++ {
+		if err = fs.rebase(ctx, jobs); err == nil {
+			gone, err = fs.store(ctx, jobs)
+		}
+	}
 	for i, j := range jobs {
 		switch {
 		case err != nil:
@@ -169,6 +178,16 @@ func (fs *FS) store(ctx context.Context, jobs []*job) (gone []bool, err error) {
 	crashpoint.Hit("commit.before")
 	gone, err = fs.sess.Commit(ctx, blocks, writes)
 	crashpoint.Hit("commit.after")
+	if errors.Is(err, meta.ErrLayout) && len(blocks) > 0 {
+		// Nothing points to the blocks and nothing will: gc finds what stays.
+		ids := make([]block.ID, len(blocks))
+		for i := range blocks {
+			ids[i] = block.ID(blocks[i].ID)
+		}
+		if delErr := fs.blocks.Delete(ctx, ids); delErr != nil {
+			fs.log.Debug("blocks of a commit that came too late stay", "error", delErr)
+		}
+	}
 	return gone, err
 }
 
@@ -194,8 +213,11 @@ func (fs *FS) pack(jobs []*job) []pack {
 		return shared, off
 	}
 	for _, j := range jobs {
-		for _, index := range slices.Sorted(maps.Keys(j.n.frozen)) {
-			list := j.n.frozen[index].list
+		if j.write.SetInline {
+			continue
+		}
+		for _, index := range j.chunks() {
+			list := j.segments(index)
 			var extents []meta.Extent
 			for i := 0; i < len(list); {
 				e := meta.Extent{Pos: list[i].off}
@@ -222,6 +244,9 @@ func (fs *FS) finish(j *job, gone bool) {
 	n := j.n
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	if fs.shared {
+		fs.finishShared(j)
+	}
 	for index, segs := range n.frozen {
 		segs.release()
 		fs.forgetChunk(n, index)
@@ -233,7 +258,7 @@ func (fs *FS) finish(j *job, gone bool) {
 	if n.mtime == j.write.Mtime {
 		n.mtime = vfs.Time{}
 	}
-	if j.write.SetInline {
+	if j.write.SetInline && !fs.shared {
 		n.hasInline = true
 		if n.smallGen == j.smallGen {
 			fs.dirty.Release(n.activeSpace)
@@ -241,13 +266,20 @@ func (fs *FS) finish(j *job, gone bool) {
 			n.smallDirty, n.activeSpace, n.activeBytes = false, 0, 0
 		}
 	}
-	if j.write.ClearInline {
+	if j.write.ClearInline && !fs.shared {
 		n.hasInline = false
 	}
 	if gone {
 		fs.discard(n)
 	}
-	fs.flushGen.Add(1)
+	if fs.shared {
+		fs.flushEnd.Lock()
+		fs.flushed.add(n.ino, fs.flushGen.Load()+1)
+		fs.flushGen.Add(1)
+		fs.flushEnd.Unlock()
+	} else {
+		fs.flushGen.Add(1)
+	}
 	fs.unmarkDirty(n)
 }
 

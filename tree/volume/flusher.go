@@ -143,7 +143,7 @@ func (fs *FS) due() (jobs []*job, used []*node) {
 	aged := 0
 	for e := fs.dirtyNodes.Front(); e != nil && len(candidates) < batchNodes; e = e.Next() {
 		n := e.Value.(*node)
-		if n.unlinked.Load() && !pressed {
+		if n.unlinked.Load() && !pressed && !fs.shared {
 			continue // likely to be gone before it needs a flush
 		}
 		candidates = append(candidates, n)

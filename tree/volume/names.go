@@ -35,6 +35,9 @@ func (n *node) merge(a *vfs.Attr) {
 
 // fresh merges a, which the metadata gave after gen was read, with the node.
 func (fs *FS) fresh(ctx context.Context, a *vfs.Attr, gen uint64) error {
+	if fs.shared {
+		return fs.freshShared(ctx, a, gen)
+	}
 	for a.IsRegular() {
 		if n := fs.peek(a.Ino); n != nil {
 			n.mu.RLock()
@@ -117,6 +120,9 @@ func (fs *FS) SetAttr(ctx context.Context, c *vfs.Caller, ino vfs.Ino, set *vfs.
 		return fs.fresh(ctx, out, gen)
 	}
 	defer fs.drop(n)
+	if fs.shared {
+		return fs.setAttrShared(ctx, c, n, set, out)
+	}
 	// A flush under way carries the time of its writes: it must not come after
 	// a time that is set now.
 	if set.Valid&(vfs.SetMtime|vfs.SetMtimeNow) != 0 {
@@ -184,7 +190,8 @@ func (fs *FS) Create(ctx context.Context, c *vfs.Caller, parent vfs.Ino, name st
 	if err := fs.Mknod(ctx, c, parent, name, mode&07777|syscall.S_IFREG, 0, out); err != nil {
 		return nil, err
 	}
-	return fs.open(ctx, out.Ino, flags)
+	fs.made(out)
+	return fs.open(ctx, out.Ino, flags, true)
 }
 
 // Tmpfile implements vfs.TmpfileFS.
@@ -199,7 +206,8 @@ func (fs *FS) Tmpfile(ctx context.Context, c *vfs.Caller, parent vfs.Ino, mode u
 	n := fs.use(out.Ino)
 	n.unlinked.Store(true)
 	defer fs.drop(n)
-	return fs.open(ctx, out.Ino, flags&^syscall.O_EXCL)
+	fs.made(out)
+	return fs.open(ctx, out.Ino, flags&^syscall.O_EXCL, true)
 }
 
 // Unlink implements vfs.FS.

@@ -49,6 +49,8 @@ type node struct {
 
 	touched bool // atime was looked after
 
+	sharedNode // on volumes that others change, too (shared.go)
+
 	// Place in FS.dirtyNodes (nil: none), guarded by FS.dirtyMu.
 	place      *list.Element
 	dirtySince time.Time
@@ -58,6 +60,7 @@ type node struct {
 type shard struct {
 	mu    sync.RWMutex
 	nodes map[vfs.Ino]*node
+	idle  idleNodes
 }
 
 func (fs *FS) shard(ino vfs.Ino) *shard { return &fs.shards[uint64(ino)%uint64(len(fs.shards))] }
@@ -73,6 +76,7 @@ func (fs *FS) use(ino vfs.Ino) *node {
 		n = &node{ino: ino}
 		s.nodes[ino] = n
 	}
+	s.wake(n)
 	n.refs++
 	return n
 }
@@ -94,6 +98,7 @@ func (fs *FS) useIfPresent(ino vfs.Ino) *node {
 	defer s.mu.Unlock()
 	n := s.nodes[ino]
 	if n != nil {
+		s.wake(n)
 		n.refs++
 	}
 	return n
@@ -104,16 +109,31 @@ func (fs *FS) drop(n *node) {
 	s := fs.shard(n.ino)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if n.refs--; n.refs == 0 {
-		delete(s.nodes, n.ino)
-		for index := range n.layout {
-			fs.layoutSize.Add(-int64(n.weight(index)))
+	if n.refs--; n.refs > 0 {
+		return
+	}
+	if fs.leased != nil && n.worthKeeping() {
+		for _, old := range s.rest(n) {
+			fs.remove(s, old)
 		}
+		return
+	}
+	fs.remove(s, n)
+}
+
+// remove takes a node that nobody uses out of the table. s.mu is held.
+func (fs *FS) remove(s *shard, n *node) {
+	delete(s.nodes, n.ino)
+	for index := range n.layout {
+		fs.layoutSize.Add(-int64(n.weight(index)))
 	}
 }
 
 // load fills in what the metadata know. n.mu is held for writing.
 func (fs *FS) load(ctx context.Context, n *node) error {
+	if fs.shared {
+		return fs.loadShared(ctx, n)
+	}
 	if n.loaded {
 		return nil
 	}
@@ -142,7 +162,7 @@ func (fs *FS) load(ctx context.Context, n *node) error {
 		}
 	}
 	n.touched = fs.cfg.NoAtime || fs.cfg.ReadOnly || !staleAtime(&a)
-	n.loaded = true
+	n.loaded, n.kept = true, true
 	return nil
 }
 

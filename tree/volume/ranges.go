@@ -19,6 +19,9 @@ func (fs *FS) truncate(ctx context.Context, c *vfs.Caller, ino vfs.Ino, set *vfs
 	}
 	n := fs.use(ino)
 	defer fs.drop(n)
+	if fs.shared {
+		return fs.truncateShared(ctx, c, n, set, out)
+	}
 	n.flushMu.Lock()
 	defer n.flushMu.Unlock()
 	n.mu.Lock()
@@ -95,6 +98,9 @@ func (f *file) allocate(ctx context.Context, mode uint32, off, length int64) err
 	if err := fs.writable(); err != nil {
 		return err
 	}
+	if fs.shared {
+		return f.allocateShared(ctx, mode, off, length)
+	}
 	// Memory first: nothing may wait for it holding a lock that a flush needs.
 	space := room(int(fs.inline)) + fs.inline
 	if err := fs.acquire(ctx, space); err != nil {
@@ -162,6 +168,9 @@ func (f *file) Seek(ctx context.Context, off int64, whence int) (int64, error) {
 	if whence != unix.SEEK_DATA && whence != unix.SEEK_HOLE || off < 0 {
 		return 0, syscall.EINVAL
 	}
+	if fs.shared {
+		return f.seekShared(ctx, off, whence)
+	}
 	n.mu.Lock()
 	err := fs.load(ctx, n)
 	small, size, content := n.small, n.size, int64(len(n.content))
@@ -211,7 +220,11 @@ func (fs *FS) CopyRange(ctx context.Context, in vfs.File, inOff int64, out vfs.F
 	}
 	const worthSharing = 64 << 10
 	if length >= worthSharing {
-		n, done, err := fs.share(ctx, src.n, inOff, dst.n, outOff, length)
+		share := fs.share
+		if fs.shared {
+			share = fs.shareShared
+		}
+		n, done, err := share(ctx, src.n, inOff, dst.n, outOff, length)
 		if done || err != nil {
 			return n, fs.describe("copy_file_range", dst.n, err)
 		}

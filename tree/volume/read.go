@@ -43,6 +43,7 @@ func (f *file) ReadAt(ctx context.Context, p []byte, off int64) (int, error) {
 		}
 		f.n.mu.Lock()
 		f.fs.forgetLayout(f.n)
+		f.n.kept = !f.fs.shared // where it lies now may have moved, too
 		f.n.mu.Unlock()
 	}
 }
@@ -69,12 +70,13 @@ func (f *file) read(ctx context.Context, p []byte, off int64) (int, error) {
 // plan copies what is in memory of the range to p and returns the pieces that must
 // be read from blocks to fill it up, and the length of the range.
 func (fs *FS) plan(ctx context.Context, n *node, p []byte, off int64, pieces []piece) (int, []piece, error) {
+	start := fs.begin()
 	for {
 		n.mu.RLock()
-		if !n.loaded {
+		if !n.current(start) {
 			n.mu.RUnlock()
 			n.mu.Lock()
-			err := fs.load(ctx, n)
+			err := fs.ensure(ctx, n, start)
 			n.mu.Unlock()
 			if err != nil {
 				return 0, nil, err
@@ -91,13 +93,13 @@ func (fs *FS) plan(ctx context.Context, n *node, p []byte, off int64, pieces []p
 			return 0, pieces, nil
 		}
 		want := p[:min(int64(len(p)), n.size-off)]
-		if n.small {
+		if n.small && !fs.shared {
 			clear(want[n.copySmall(want, off):])
 			n.mu.RUnlock()
 			return len(want), pieces, nil
 		}
 		missing, found := n.lacksLayout(fs.chunk, off, len(want))
-		if !found {
+		if !found && !n.based {
 			gen := n.layoutGen
 			n.mu.RUnlock()
 			if err := fs.loadLayout(ctx, n, missing, gen); err != nil {
@@ -110,7 +112,11 @@ func (fs *FS) plan(ctx context.Context, n *node, p []byte, off int64, pieces []p
 			part := want[at:min(len(want), at+int(fs.chunk)-int(pos))]
 			n.active[index].read(part, pos, func(part []byte, pos uint32) {
 				n.frozen[index].read(part, pos, func(part []byte, pos uint32) {
-					pieces = base(n.layout[index], part, pos, pieces)
+					if n.based {
+						n.readBase(part, int64(index)*fs.chunk+int64(pos))
+					} else {
+						pieces = base(n.layout[index], part, pos, pieces)
+					}
 				})
 			})
 			at += len(part)
@@ -155,6 +161,9 @@ func (fs *FS) loadLayout(ctx context.Context, n *node, index uint32, gen uint64)
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	if fs.leased != nil && !fs.leased.Leased(n.ino).Has(meta.LeaseData) {
+		n.kept = false // good for operations that have begun, no longer
+	}
 	if n.layoutGen != gen {
 		return nil
 	}
@@ -212,7 +221,7 @@ func (f *file) readAhead(ctx context.Context, off, length int64) {
 		index, pos := uint32(from/fs.chunk), uint32(from%fs.chunk)
 		part := uint32(min(size, fs.chunk-int64(pos)))
 		n.mu.RLock()
-		past, small := from >= n.size, n.small
+		past, small := from >= n.size, n.small || n.based
 		extents, known := n.layout[index]
 		gen := n.layoutGen
 		n.mu.RUnlock()
@@ -240,6 +249,10 @@ func (f *file) readAhead(ctx context.Context, off, length int64) {
 
 // touch updates the access time once for this use of the file.
 func (fs *FS) touch(ctx context.Context, n *node) {
+	if fs.shared {
+		fs.touchShared(n)
+		return
+	}
 	n.mu.Lock()
 	first := !n.touched
 	n.touched = true

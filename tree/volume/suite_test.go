@@ -8,13 +8,18 @@ import (
 )
 
 // TestSuite runs the conformance suite of trees in process.
-func TestSuite(t *testing.T) {
+func TestSuite(t *testing.T) { testSuite(t, true) }
+
+// TestSuiteShared runs it on a volume that others might change, too.
+func TestSuiteShared(t *testing.T) { testSuite(t, false) }
+
+func testSuite(t *testing.T, exclusive bool) {
 	worlds := make(map[vfs.FS]*world)
 	reopen := func(fs vfs.FS, readOnly bool) vfs.FS {
 		w := worlds[fs]
 		delete(worlds, fs)
 		w.tune = func(c *Config) {
-			c.ReadOnly = readOnly
+			c.ReadOnly, c.Exclusive = readOnly, exclusive
 			if readOnly {
 				c.Maintainer = nil
 			}
@@ -25,7 +30,7 @@ func TestSuite(t *testing.T) {
 	}
 	vfstest.Run(t, vfstest.Factory{
 		New: func(t testing.TB) vfs.FS {
-			w := newWorld(t, nil, nil)
+			w := newWorld(t, nil, func(c *Config) { c.Exclusive = exclusive })
 			worlds[w.fs] = w
 			return w.fs
 		},

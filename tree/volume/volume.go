@@ -15,6 +15,9 @@
 // the data dirty: it is reported to the next Sync, Flush or WriteAt of the file
 // and tried again.
 //
+// What is different on volumes that other mounts change at the same time stands in
+// shared.go.
+//
 // # Locks
 //
 // Three, taken in this order: node.flushMu (one flush or change of layout of a
@@ -33,6 +36,8 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"golang.org/x/sync/semaphore"
 
 	"github.com/massif-fs/massif/block"
 	"github.com/massif-fs/massif/cache"
@@ -75,15 +80,17 @@ type Config struct {
 }
 
 // FS is the tree of a volume. It implements vfs.FS and the abilities Pinner,
-// StatelessFS, TmpfileFS, XattrFS, LockFS, CopyFS, PolicyFS and Watchable.
+// StatelessFS, TmpfileFS, XattrFS, LockFS, CopyFS, PolicyFS, LeaseFS and Watchable.
 type FS struct {
 	cfg     Config
 	sess    meta.Session
 	blocks  *block.Store
 	log     *slog.Logger
 	dirty   *cache.Share
-	chunk   int64 // chunk size, bytes
-	inline  int64 // inline limit, bytes
+	shared  bool               // others change the volume, too
+	leased  meta.LeasedSession // of a shared volume, or nil
+	chunk   int64              // chunk size, bytes
+	inline  int64              // inline limit, bytes
 	closing atomic.Bool
 
 	shards [64]shard
@@ -95,6 +102,14 @@ type FS struct {
 	flushGen   atomic.Uint64         // counts flushes of nodes that ended
 
 	layoutSize atomic.Int64 // extents remembered by all nodes
+
+	// Of shared volumes.
+	ops      atomic.Uint64 // counts operations, see node.current
+	recalls  vfs.Feed      // of leases
+	flushed  flushedInodes
+	flushEnd sync.Mutex          // orders flushed and flushGen
+	touching *semaphore.Weighted // updates of access times under way
+	locks    heldLocks
 
 	fragmentMu sync.Mutex
 	fragments  map[fragment]struct{} // chunks to be compacted
@@ -131,9 +146,15 @@ func New(cfg Config) (*FS, error) {
 		cfg: cfg, sess: cfg.Session, blocks: cfg.Blocks, log: cfg.Logger, dirty: share,
 		chunk: int64(format.ChunkSize), inline: int64(format.InlineLimit),
 		kick: make(chan struct{}, 1), ctx: ctx, cancel: cancel,
+		shared: !cfg.Exclusive, touching: semaphore.NewWeighted(maxTouching),
 	}
 	for i := range fs.shards {
 		fs.shards[i].nodes = make(map[vfs.Ino]*node)
+	}
+	if fs.shared {
+		if fs.leased, _ = cfg.Session.(meta.LeasedSession); fs.leased != nil {
+			fs.leased.OnRecall(fs.recalled)
+		}
 	}
 	if !cfg.ReadOnly {
 		fs.tasks.Go(fs.flusher)
@@ -145,9 +166,9 @@ func New(cfg Config) (*FS, error) {
 }
 
 // Policy implements vfs.PolicyFS. Alone on its volume, the door may cache
-// everything without an end.
+// everything without an end; else what leases allow.
 func (fs *FS) Policy() vfs.Policy {
-	p := vfs.Policy{ReadOnly: fs.cfg.ReadOnly, Exclusive: fs.cfg.Exclusive}
+	p := vfs.Policy{ReadOnly: fs.cfg.ReadOnly, Exclusive: fs.cfg.Exclusive, Leased: fs.leased != nil}
 	if fs.cfg.Exclusive {
 		p.EntryValid, p.AttrValid, p.NegativeValid, p.KeepCache = vfs.Forever, vfs.Forever, vfs.Forever, true
 	}
@@ -179,8 +200,7 @@ func (fs *FS) Close() error {
 		return err
 	}
 	fs.closing.Store(true)
-	fs.cancel()
-	fs.tasks.Wait()
+	fs.endTasks()
 	err := fs.sess.Close()
 	fs.dirty.Remove()
 	return err
@@ -193,12 +213,19 @@ func (fs *FS) ForceClose(ctx context.Context) error {
 	if fs.closing.Swap(true) {
 		return syncErr
 	}
-	fs.cancel()
-	fs.tasks.Wait()
+	fs.endTasks()
 	if n := fs.dirtyBytes.Load(); n > 0 {
 		fs.log.Error("unflushed data is dropped", "bytes", n, "error", syncErr)
 	}
 	return errors.Join(syncErr, fs.sess.Close())
+}
+
+// endTasks ends the goroutines and waits for them.
+func (fs *FS) endTasks() {
+	fs.cancel()
+	fs.tasks.Wait()
+	// Cannot fail; it is not given back, so that no new one begins.
+	_ = fs.touching.Acquire(context.Background(), maxTouching)
 }
 
 // writable returns EROFS or EIO if the tree cannot be changed (any more).
