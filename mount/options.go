@@ -26,6 +26,10 @@ type Options struct {
 	GID                *uint32  `json:"gid,omitempty"`
 	FSName             string   `json:"fsname,omitempty"`
 	AtTime             string   `json:"at-time,omitempty"`
+	RootSquash         bool     `json:"root-squash,omitempty"`
+	RootSquashUID      *uint32  `json:"root-squash-uid,omitempty"` // nil: 65534
+	RootSquashGID      *uint32  `json:"root-squash-gid,omitempty"` // nil: 65534
+	EmptyPoint         bool     `json:"empty-point,omitempty"`
 	WritebackCache     bool     `json:"writeback-cache,omitempty"`
 	MaxIdle            Duration `json:"max-idle,omitempty"`
 
@@ -99,6 +103,16 @@ var optionTable = []Option{
 			o.AtTime = v
 			return nil
 		}},
+	{Name: "root-squash", Group: groupAccess, Inverse: "noroot-squash", Help: "treat root as nobody: who is root here gets no more than others on the volume",
+		set: setSwitch(func(o *Options) *bool { return &o.RootSquash })},
+	{Name: "root-squash-uid", Arg: "ID", Group: groupAccess, Help: "the user that root-squash makes of root (default 65534)",
+		set: setID(func(o *Options) **uint32 { return &o.RootSquashUID })},
+	{Name: "root-squash-gid", Arg: "ID", Group: groupAccess, Help: "the group that root-squash makes of root's (default 65534)",
+		set: setID(func(o *Options) **uint32 { return &o.RootSquashGID })},
+	{Name: "acl", Group: groupAccess, Help: "enforce POSIX ACLs (always so where the tree keeps them)", set: setAlways},
+	{Name: "xattr", Group: groupAccess, Help: "keep extended attributes (always so where the tree keeps them)", set: setAlways},
+	{Name: "empty-point", Group: groupAccess, Inverse: "nonempty", Help: "refuse a mount point that is not an empty directory",
+		set: setSwitch(func(o *Options) *bool { return &o.EmptyPoint })},
 	{Name: "max-idle", Arg: "DURATION", Group: groupAccess, Help: "unmount when nothing has used the mount for so long (default: never)",
 		set: func(o *Options, v string) error { return o.MaxIdle.UnmarshalText([]byte(v)) }},
 
@@ -298,6 +312,15 @@ func setSwitch(field func(*Options) *bool) func(*Options, string) error {
 		*field(o) = on
 		return err
 	}
+}
+
+// setAlways is the setter of switches that say what is so anyway.
+func setAlways(_ *Options, v string) error {
+	on, err := switchValue(v)
+	if err == nil && !on {
+		err = fmt.Errorf("it cannot be switched off")
+	}
+	return err
 }
 
 func setTristate(field func(*Options) **bool) func(*Options, string) error {
