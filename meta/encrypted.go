@@ -118,7 +118,7 @@ func (f *Format) targetSize(target string) uint64 {
 // cannot be stored.
 func (f *Format) checkXattr(name string) error {
 	if f.Seal == nil || name == vfs.XattrACLAccess || name == vfs.XattrACLDefault {
-		return checkXattr(name)
+		return CheckXattr(name)
 	}
 	for _, space := range xattrSpaces {
 		if rest, ok := strings.CutPrefix(name, space); ok {

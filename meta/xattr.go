@@ -18,8 +18,8 @@ const (
 // xattrSpaces are the name spaces of attributes that are kept, besides ACLs.
 var xattrSpaces = []string{"user.", "trusted.", "security."}
 
-// checkXattr returns EOPNOTSUPP for name spaces that are not kept.
-func checkXattr(name string) error {
+// CheckXattr returns why an attribute cannot be: EOPNOTSUPP for name spaces that are not kept.
+func CheckXattr(name string) error {
 	switch {
 	case name == "" || len(name) > MaxXattrName:
 		return syscall.ERANGE

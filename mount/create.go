@@ -23,7 +23,8 @@ import (
 // CreateOptions are what a new volume is made with.
 type CreateOptions struct {
 	// Format holds the settings; Name is the volume's name. Version, UUID,
-	// Created and Store are filled in.
+	// Created and Store are filled in. With Seal, which seal.Create makes, the
+	// volume is encrypted.
 	Format meta.Format
 	// Meta and Store are URLs; empty: below the volume's own directory.
 	Meta, Store string
@@ -46,6 +47,9 @@ type marker struct {
 func (g *Registry) Create(ctx context.Context, o CreateOptions) (r *Record, err error) {
 	format := o.Format
 	format.Version = meta.FormatVersion
+	if format.Seal != nil {
+		format.Version = meta.EncryptedVersion
+	}
 	format.UUID, format.Created = newUUID(), time.Now().UTC().Truncate(time.Second)
 	if err := format.Validate(); err != nil {
 		return nil, &UsageError{err}
@@ -82,6 +86,9 @@ func (g *Registry) Create(ctx context.Context, o CreateOptions) (r *Record, err 
 	}()
 
 	r = &Record{Name: format.Name, UUID: format.UUID, Created: format.Created, Meta: o.Meta, Store: o.Store, dir: final}
+	if format.Seal != nil {
+		r.KeyID = format.Seal.KeyID
+	}
 	buildMeta := filepath.Join(temp, "meta")
 	if r.Meta == "" {
 		r.Meta = metaURL(filepath.Join(final, "meta"))

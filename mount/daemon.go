@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -31,6 +32,9 @@ type daemonOrder struct {
 	Spec    *Spec  `json:"spec"`
 	Point   string `json:"point"`
 	LogFile string `json:"logFile"`
+	// Passphrase of an encrypted tree: it goes through the socket like the spec, and
+	// neither through the command line nor the environment.
+	Passphrase []byte `json:"passphrase,omitempty"`
 }
 
 // daemonAnswer is what the daemon tells Start.
@@ -47,6 +51,7 @@ type daemonAnswer struct {
 // file as output. Its spec goes through a socket: it may be long, and need not be
 // seen by everybody who runs ps.
 func Start(ctx context.Context, spec *Spec, point string) error {
+	defer spec.Passphrase.Wipe()
 	if err := spec.Validate(); err != nil {
 		return err
 	}
@@ -74,7 +79,7 @@ func Start(ctx context.Context, spec *Spec, point string) error {
 		// The mount point is on the command line so that people find the process.
 		Args:        []string{"massif", "mount", DaemonArg, source, resolved},
 		Dir:         "/",
-		Env:         os.Environ(),
+		Env:         withoutPassphrase(os.Environ()),
 		Stdout:      log,
 		Stderr:      log,
 		ExtraFiles:  []*os.File{theirs},
@@ -88,7 +93,7 @@ func Start(ctx context.Context, spec *Spec, point string) error {
 	stop := context.AfterFunc(ctx, func() { cmd.Process.Signal(syscall.SIGTERM) })
 	defer stop()
 
-	answer, err := converse(ours, daemonOrder{Spec: spec, Point: resolved, LogFile: logFile})
+	answer, err := converse(ours, daemonOrder{Spec: spec, Point: resolved, LogFile: logFile, Passphrase: spec.Passphrase})
 	switch {
 	case err == nil && answer.OK:
 		cmd.Process.Release()
@@ -105,6 +110,11 @@ func Start(ctx context.Context, spec *Spec, point string) error {
 	}
 	waitErr := cmd.Wait()
 	return fmt.Errorf("mount %s: the background process ended before the mount was ready (%v); its log is %s", resolved, exitReason(waitErr), logFile)
+}
+
+// withoutPassphrase removes the passphrase from an environment.
+func withoutPassphrase(env []string) []string {
+	return slices.DeleteFunc(env, func(s string) bool { return strings.HasPrefix(s, PassphraseEnv+"=") })
 }
 
 // answered checks from this side that the mount is there.
@@ -154,9 +164,10 @@ func RunDaemon() int {
 		conn.Close()
 	}
 	var order struct {
-		Spec    json.RawMessage `json:"spec"`
-		Point   string          `json:"point"`
-		LogFile string          `json:"logFile"`
+		Spec       json.RawMessage `json:"spec"`
+		Point      string          `json:"point"`
+		LogFile    string          `json:"logFile"`
+		Passphrase []byte          `json:"passphrase"`
 	}
 	if err := json.NewDecoder(conn).Decode(&order); err != nil {
 		answer(daemonAnswer{Error: "background process: order: " + err.Error()})
@@ -166,6 +177,9 @@ func RunDaemon() int {
 	if err != nil {
 		answer(daemonAnswer{Error: "background process: spec: " + err.Error()})
 		return 1
+	}
+	if len(order.Passphrase) > 0 {
+		spec.Passphrase = order.Passphrase
 	}
 	log, err := OpenLog(&spec.Mount, order.LogFile)
 	if err != nil {

@@ -106,6 +106,14 @@ type dumpReader struct {
 	Format meta.Format
 }
 
+// keyID names the key that the dumped volume is encrypted with; empty: it is not.
+func (d *dumpReader) keyID() string {
+	if d.Format.Seal == nil {
+		return ""
+	}
+	return d.Format.Seal.KeyID
+}
+
 // openDump begins to read a dump file and finds out whose it is.
 func openDump(from io.Reader) (*dumpReader, error) {
 	z, err := zstd.NewReader(from, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(64<<20))

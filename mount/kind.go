@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"sort"
 
+	"github.com/massif-fs/massif/seal"
 	"github.com/massif-fs/massif/vfs"
 )
 
@@ -25,7 +26,9 @@ type Env struct {
 	Options  *Options
 	// Point is where the tree will be mounted.
 	Point string
-	Log   *slog.Logger
+	// Passphrase is that of an encrypted tree; nil if nobody gave one.
+	Passphrase seal.Passphrase
+	Log        *slog.Logger
 }
 
 // Opened is an open tree and what belongs to it.

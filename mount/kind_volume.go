@@ -26,7 +26,17 @@ func (t *VolumeTree) Validate() error {
 
 // Open implements TreeConfig.
 func (t *VolumeTree) Open(ctx context.Context, env *Env) (*Opened, error) {
-	v, err := env.Registry.OpenVolume(ctx, t.Name, OpenOptions{Options: env.Options, Tree: true, Point: env.Point, Log: env.Log})
+	passphrase := env.Passphrase
+	if file := env.Options.PassphraseFile; file != "" {
+		var err error
+		if passphrase, err = ReadPassphraseFile(file); err != nil {
+			return nil, err
+		}
+		defer passphrase.Wipe()
+	}
+	v, err := env.Registry.OpenVolume(ctx, t.Name, OpenOptions{
+		Options: env.Options, Tree: true, Point: env.Point, Passphrase: passphrase, Log: env.Log,
+	})
 	if err != nil {
 		return nil, err
 	}

@@ -96,6 +96,7 @@ func (l *loading) create(ctx context.Context, name string) (err error) {
 	if r.Store == "" {
 		r.Store = l.d.Format.Store
 	}
+	r.KeyID = l.d.keyID()
 	if err := checkStoreURL(r.Store); err != nil {
 		return err
 	}
@@ -158,6 +159,9 @@ func (l *loading) create(ctx context.Context, name string) (err error) {
 func (l *loading) replace(ctx context.Context, r *Record) (err error) {
 	if r.UUID != l.d.Format.UUID {
 		return fmt.Errorf("the dump %s is of another volume, %q", l.file, l.d.Format.Name)
+	}
+	if r.KeyID != l.d.keyID() {
+		return fmt.Errorf("the dump %s is not encrypted with the key of volume %s", l.file, r.Name)
 	}
 	if l.o.Meta != "" || l.o.Store != "" {
 		return &UsageError{errors.New("--meta and --store are for volumes that are not here yet")}
@@ -257,8 +261,8 @@ func (l *loading) copyRecords(ctx context.Context, db kv.DB, r *Record) error {
 // may have gone on after the dump was made: a number that was used then must not
 // mean another block now, also to a cache that remembers it.
 func (l *loading) skipUsedBlocks(ctx context.Context, dir string, r *Record) error {
-	v := &Volume{Record: &Record{Name: r.Name, UUID: r.UUID, Meta: metaURL(dir), Store: r.Store, dir: r.dir}}
-	o := OpenOptions{Options: &Options{}, Log: quietLogger()}
+	v := &Volume{Record: &Record{Name: r.Name, UUID: r.UUID, KeyID: r.KeyID, Meta: metaURL(dir), Store: r.Store, dir: r.dir}}
+	o := OpenOptions{Options: &Options{}, Locked: true, Log: quietLogger()}
 	memory := divideMemory(memoryLimit(o.Options))
 	err := v.openObjects(ctx)
 	if err == nil {

@@ -49,7 +49,12 @@ func (g *Registry) Do(ctx context.Context, name, op string, args, result any, pr
 	if running := findVolume(record.UUID); running != nil {
 		return doThere(ctx, *running, op, args, result, progress)
 	}
-	v, err := g.OpenVolume(ctx, name, OpenOptions{Tree: true, Log: quietLogger()})
+	passphrase, err := g.passphraseFor(record, op, args)
+	if err != nil {
+		return err
+	}
+	defer passphrase.Wipe()
+	v, err := g.OpenVolume(ctx, name, OpenOptions{Tree: true, Passphrase: passphrase, Locked: true, Log: quietLogger()})
 	var inUse *InUseError
 	if errors.As(err, &inUse) && inUse.Running != nil { // mounted meanwhile
 		return doThere(ctx, *inUse.Running, op, args, result, progress)

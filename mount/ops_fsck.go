@@ -229,6 +229,9 @@ func (f *fsck) nameFiles(ctx context.Context) error {
 		}
 		seen[u.Ino] = true
 		name, err := f.v.Engine.Path(ctx, u.Ino)
+		if err == nil && f.v.locked() {
+			name = fmt.Sprintf("(inode %d, whose name is sealed)", u.Ino)
+		}
 		if err != nil {
 			name = fmt.Sprintf("(inode %d, which has no name)", u.Ino)
 		}

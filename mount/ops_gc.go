@@ -45,6 +45,9 @@ func opGC(ctx context.Context, v *Volume, args GCArgs, progress func(any)) (any,
 		return nil, fmt.Errorf("gc: what is written cannot be stored: %w", err)
 	}
 	if args.Compact && !args.DryRun {
+		if v.locked() {
+			return nil, v.errLocked("gc")
+		}
 		progress(Progress{Stage: "compact"})
 		var err error
 		if r.Compacted, err = v.FS.CompactAll(ctx, 2); err != nil {

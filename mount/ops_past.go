@@ -66,6 +66,9 @@ func init() {
 		if err := v.sync(ctx); err != nil {
 			return nil, err
 		}
+		if v.locked() {
+			return nil, v.errLocked("trash")
+		}
 		below := path.Clean("/" + a.Path)
 		list := []meta.TrashEntry{}
 		err := v.Engine.Trash(ctx, 0, func(e meta.TrashEntry) error {
@@ -125,6 +128,9 @@ func (v *Volume) past(ctx context.Context, at *time.Time, snapshot string) (*met
 }
 
 func opClone(ctx context.Context, v *Volume, a CloneArgs, progress func(any)) (_ any, err error) {
+	if v.locked() {
+		return nil, v.errLocked("clone")
+	}
 	if err := v.sync(ctx); err != nil {
 		return nil, fmt.Errorf("clone: what is written cannot be stored: %w", err)
 	}
@@ -137,7 +143,7 @@ func opClone(ctx context.Context, v *Volume, a CloneArgs, progress func(any)) (_
 		defer func() { err = errors.Join(err, past.Close()) }()
 		source = past
 	}
-	from, err := inodeOf(ctx, source, a.From)
+	from, err := v.inodeOf(ctx, source, a.From)
 	if err != nil {
 		return nil, err
 	}
@@ -145,7 +151,7 @@ func opClone(ctx context.Context, v *Volume, a CloneArgs, progress func(any)) (_
 	if to == "/" {
 		return nil, errors.New("the copy needs a name of its own, not the volume's root")
 	}
-	parent, err := inodeOf(ctx, v.Engine, path.Dir(to))
+	parent, err := v.inodeOf(ctx, v.Engine, path.Dir(to))
 	if err != nil {
 		return nil, err
 	}
@@ -163,8 +169,8 @@ func opClone(ctx context.Context, v *Volume, a CloneArgs, progress func(any)) (_
 }
 
 // inodeOf finds a path in a state of the volume.
-func inodeOf(ctx context.Context, e *meta.Engine, name string) (vfs.Ino, error) {
-	session, err := e.NewSession(ctx, meta.SessionInfo{Host: "localhost", Mountpoint: "(operation)"})
+func (v *Volume) inodeOf(ctx context.Context, e *meta.Engine, name string) (vfs.Ino, error) {
+	session, err := v.begin(ctx, e, operation)
 	if err != nil {
 		return 0, err
 	}

@@ -78,6 +78,10 @@ func opQuotaList(ctx context.Context, v *Volume, _ none, _ func(any)) (any, erro
 	}
 	defer session.Close()
 	for _, q := range quotas {
+		if v.locked() {
+			entries = append(entries, QuotaEntry{fmt.Sprintf("(directory %d, whose name is sealed)", q.Ino), q})
+			continue
+		}
 		name, err := pathOf(ctx, session, q.Ino)
 		if err != nil {
 			return nil, err
@@ -87,14 +91,20 @@ func opQuotaList(ctx context.Context, v *Volume, _ none, _ func(any)) (any, erro
 	return entries, nil
 }
 
+// operation is the session of an operation.
+var operation = meta.SessionInfo{Host: "localhost", Mountpoint: "(operation)"}
+
 // session begins a session for an operation.
 func (v *Volume) session(ctx context.Context) (meta.Session, error) {
-	return v.Engine.NewSession(ctx, meta.SessionInfo{Host: "localhost", Mountpoint: "(operation)"})
+	return v.begin(ctx, v.Engine, operation)
 }
 
 // onPath calls fn with the inode that a path of the volume leads to. Symbolic links
 // are not followed.
 func (v *Volume) onPath(ctx context.Context, name string, fn func(vfs.Ino) error) error {
+	if v.locked() && !isRoot(name) {
+		return v.errLocked("path " + name)
+	}
 	session, err := v.session(ctx)
 	if err != nil {
 		return err

@@ -30,6 +30,7 @@ type Options struct {
 	RootSquashUID      *uint32  `json:"root-squash-uid,omitempty"` // nil: 65534
 	RootSquashGID      *uint32  `json:"root-squash-gid,omitempty"` // nil: 65534
 	EmptyPoint         bool     `json:"empty-point,omitempty"`
+	PassphraseFile     string   `json:"passphrase-file,omitempty"`
 	WritebackCache     bool     `json:"writeback-cache,omitempty"`
 	MaxIdle            Duration `json:"max-idle,omitempty"`
 
@@ -113,6 +114,8 @@ var optionTable = []Option{
 	{Name: "xattr", Group: groupAccess, Help: "keep extended attributes (always so where the tree keeps them)", set: setAlways},
 	{Name: "empty-point", Group: groupAccess, Inverse: "nonempty", Help: "refuse a mount point that is not an empty directory",
 		set: setSwitch(func(o *Options) *bool { return &o.EmptyPoint })},
+	{Name: "passphrase-file", Arg: "FILE", Group: groupAccess, Help: "the file (mode 0600) with the passphrase of an encrypted volume (else MASSIF_PASSPHRASE, or it is asked for on the terminal)",
+		set: setPath(func(o *Options) *string { return &o.PassphraseFile })},
 	{Name: "max-idle", Arg: "DURATION", Group: groupAccess, Help: "unmount when nothing has used the mount for so long (default: never)",
 		set: func(o *Options, v string) error { return o.MaxIdle.UnmarshalText([]byte(v)) }},
 

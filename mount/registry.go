@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/massif-fs/massif/seal"
 )
 
 // Registry is the table of the volumes that this user's Massif knows: a directory
@@ -24,6 +26,11 @@ import (
 //	cache/        the disk cache, unless it is elsewhere
 //	journal/      write-back staging
 type Registry struct {
+	// Passphrase, if not nil, gets the passphrase of an encrypted volume that an
+	// operation is about to open, as a caller of Do wants it: nil if it has none and
+	// must is false, an error if it has none and it is needed.
+	Passphrase func(volume string, must bool) (seal.Passphrase, error)
+
 	dir string
 }
 
@@ -34,11 +41,17 @@ type Record struct {
 	Created time.Time `json:"created"`
 	Meta    string    `json:"meta"`  // URL of the metadata database: pebble:///DIR
 	Store   string    `json:"store"` // URL of the object store: file:///DIR, s3://…
+	// KeyID names the key of an encrypted volume; empty: the volume is not encrypted.
+	// A volume whose metadata say otherwise is refused.
+	KeyID string `json:"keyID,omitempty"`
 	// Deleting is set when a deletion has begun: what is left is incomplete.
 	Deleting bool `json:"deleting,omitempty"`
 
 	dir string
 }
+
+// Encrypted tells whether the volume needs a passphrase.
+func (r *Record) Encrypted() bool { return r.KeyID != "" }
 
 // Dir is the volume's own directory.
 func (r *Record) Dir() string { return r.dir }

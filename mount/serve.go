@@ -139,7 +139,11 @@ func (s *server) start(ctx context.Context, point string, o ServeOptions) (err e
 	options := &s.spec.Mount
 	tuneProcess(memoryLimit(options), s.log.Logger)
 
-	s.opened, err = s.spec.Tree.Config.Open(ctx, &Env{Registry: registry, Options: options, Point: s.point, Log: s.log.Logger})
+	s.opened, err = s.spec.Tree.Config.Open(ctx, &Env{
+		Registry: registry, Options: options, Point: s.point, Passphrase: s.spec.Passphrase, Log: s.log.Logger,
+	})
+	s.spec.Passphrase.Wipe()
+	s.spec.Passphrase = nil
 	if err != nil {
 		return err
 	}

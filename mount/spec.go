@@ -30,6 +30,8 @@ import (
 	"github.com/goccy/go-yaml/ast"
 	"github.com/goccy/go-yaml/parser"
 	"github.com/goccy/go-yaml/token"
+
+	"github.com/massif-fs/massif/seal"
 )
 
 // Spec describes a mount: a tree and how it is mounted. Written as YAML or JSON:
@@ -47,6 +49,8 @@ type Spec struct {
 	Point string  `json:"point,omitempty"`
 	// Source is what the user named, for listings and as default of fsname.
 	Source string `json:"source,omitempty"`
+	// Passphrase of an encrypted tree. It is no part of a written spec.
+	Passphrase seal.Passphrase `json:"-"`
 }
 
 // Tree describes a tree: its kind and what that kind needs to know.

@@ -20,6 +20,7 @@ import (
 	"github.com/massif-fs/massif/kv/pebble"
 	"github.com/massif-fs/massif/meta"
 	"github.com/massif-fs/massif/object"
+	"github.com/massif-fs/massif/seal"
 	"github.com/massif-fs/massif/tree/volume"
 )
 
@@ -34,6 +35,7 @@ type Volume struct {
 	Memory  *cache.Memory
 	Disk    *cache.Disk // nil without a disk cache
 	Blocks  *block.Store
+	Key     *seal.Key  // of an encrypted volume; nil: it is not encrypted, or locked
 	FS      *volume.FS // nil where only the engines were asked for
 
 	point string         // where it is mounted; "" if it is not
@@ -47,7 +49,13 @@ type OpenOptions struct {
 	Tree bool
 	// Point is where the tree will be mounted, if it will.
 	Point string
-	Log   *slog.Logger // nil: slog.Default
+	// Passphrase unlocks an encrypted volume. It is refused for others: whoever
+	// gives one does not want to write plain text. Without one, an encrypted volume
+	// is a *LockedError, or with Locked it is opened as far as that is possible
+	// without its key.
+	Passphrase seal.Passphrase
+	Locked     bool
+	Log        *slog.Logger // nil: slog.Default
 }
 
 // InUseError says that another process has a volume open.
@@ -145,7 +153,7 @@ func (v *Volume) openMeta(ctx context.Context, memory memoryPlan, o OpenOptions)
 	if have := v.Engine.Settings().UUID; have != v.Record.UUID {
 		return fmt.Errorf("volume %s: the metadata in %s belongs to another volume (%s)", name, dir, v.Engine.Settings().Name)
 	}
-	return nil
+	return v.unlock(o)
 }
 
 func (v *Volume) openObjects(ctx context.Context) (err error) {
@@ -185,6 +193,9 @@ func (v *Volume) openBlocks(ctx context.Context, memory memoryPlan, o OpenOption
 		Store: v.Objects, Volume: id, Compression: compression,
 		Budget: v.Budget, Buffers: v.Buffers, Memory: v.Memory,
 		Uploads: o.Options.Uploads, Logger: o.Log,
+	}
+	if v.Key != nil {
+		config.Sealer = v.Key.Blocks()
 	}
 	if err := v.openDisk(o); err != nil {
 		return fmt.Errorf("volume %s: disk cache: %w", name, err)
@@ -233,7 +244,7 @@ func (v *Volume) openTree(ctx context.Context, o OpenOptions) error {
 		v.close = append(v.close, engine.Close)
 		readOnly = true
 	}
-	session, err := engine.NewSession(ctx, meta.SessionInfo{Host: host, PID: os.Getpid(), Mountpoint: o.Point})
+	session, err := v.begin(ctx, engine, meta.SessionInfo{Host: host, PID: os.Getpid(), Mountpoint: o.Point})
 	if err != nil {
 		return fmt.Errorf("volume %s: %w", v.Record.Name, err)
 	}

@@ -15,6 +15,7 @@ import (
 func (a *app) mountCommand() *cobra.Command {
 	var foreground, printSpec bool
 	var words optionWords
+	var passphrase passphraseFlags
 	cmd := &cobra.Command{
 		Use:     "mount SOURCE [MOUNTPOINT]",
 		Short:   "Mount a volume or a local directory",
@@ -59,6 +60,9 @@ spec's "mount" section. In fstab, write the type massif (see
 			if point == "" {
 				return usageError("%s: MOUNTPOINT is missing; usage: %s", cmd.CommandPath(), cmd.UseLine())
 			}
+			if err := unlockSpec(spec, &passphrase); err != nil {
+				return err
+			}
 			if foreground {
 				return serveForeground(cmd.Context(), spec, point)
 			}
@@ -71,6 +75,7 @@ spec's "mount" section. In fstab, write the type massif (see
 	flags.BoolVarP(&foreground, "foreground", "f", false, "stay in the foreground, log to stderr")
 	flags.BoolVar(&printSpec, "print-spec", false, "print the spec that would be mounted, and stop")
 	flags.VarP(wordList{&words}, "option", "o", "mount `OPTIONS` as mount(8) has them: name or name=value, divided by commas")
+	passphrase.addFD(flags)
 	for _, opt := range mount.OptionTable() {
 		f := flags.VarPF(&optionFlag{opt, &words}, opt.Name, "", flagHelp(opt))
 		if opt.Arg == "" {
@@ -204,6 +209,9 @@ func mountHelper(ctx context.Context, args []string, s streams) error {
 		}
 	}
 	if err := spec.Validate(); err != nil || *fake {
+		return err
+	}
+	if err := unlockSpec(spec, &passphraseFlags{fd: -1}); err != nil {
 		return err
 	}
 	return mount.Start(ctx, spec, flags.Arg(1))

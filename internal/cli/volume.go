@@ -4,12 +4,10 @@ import (
 	"encoding/json"
 
 	"github.com/spf13/cobra"
-
-	"github.com/massif-fs/massif/mount"
 )
 
 func (a *app) volumeCommand() *cobra.Command {
-	return a.group(&cobra.Command{
+	cmd := a.group(&cobra.Command{
 		Use:     "volume",
 		Aliases: []string{"vol"},
 		Short:   "Make, look at and look after volumes",
@@ -24,8 +22,10 @@ does the work.`,
 		a.volumeCreateCommand(), a.volumeListCommand(), a.volumeInfoCommand(), a.volumeDeleteCommand(),
 		a.volumeSetCommand(), a.volumeDfCommand(), a.volumeQuotaCommand(),
 		a.volumeFsckCommand(), a.volumeGCCommand(), a.volumeSnapshotCommand(), a.volumeCloneCommand(), a.volumeRestoreCommand(), a.volumeTrashCommand(),
-		a.volumeDumpCommand(), a.volumeLoadCommand(),
+		a.volumeDumpCommand(), a.volumeLoadCommand(), a.volumePassphraseCommand(),
 	)
+	new(passphraseFlags).add(cmd.PersistentFlags())
+	return cmd
 }
 
 // completeVolume offers the volumes as first argument.
@@ -38,7 +38,7 @@ func completeVolume(_ *cobra.Command, args []string, _ string) ([]string, cobra.
 
 // do runs an operation on a volume, wherever it is open.
 func do(cmd *cobra.Command, name, op string, args, result any, progress func(json.RawMessage)) error {
-	registry, err := mount.OpenRegistry()
+	registry, err := registryFor(cmd)
 	if err != nil {
 		return err
 	}

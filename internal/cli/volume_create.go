@@ -9,6 +9,7 @@ import (
 
 	"github.com/massif-fs/massif/meta"
 	"github.com/massif-fs/massif/mount"
+	"github.com/massif-fs/massif/seal"
 )
 
 func (a *app) volumeCreateCommand() *cobra.Command {
@@ -18,6 +19,7 @@ func (a *app) volumeCreateCommand() *cobra.Command {
 	var quotaBytes sizeFlag
 	var quotaInodes uint64
 	var store, metaURL, compression string
+	var encrypt bool
 	cmd := &cobra.Command{
 		Use:   "create NAME",
 		Short: "Make a volume",
@@ -29,10 +31,16 @@ environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_PROFILE, …), the AW
 configuration files, or the machine's role; they are not kept in the volume.
 Endpoints other than AWS: s3://BUCKET/PREFIX?endpoint=https://HOST
 
+With --encrypt, content, names, link targets and extended attributes are encrypted
+before they reach the store or the metadata database. The passphrase is asked for, or
+read from --passphrase-file, --passphrase-fd or MASSIF_PASSPHRASE. A recovery key is
+printed once; without it a lost passphrase is lost data.
+
 Either the whole volume is there afterwards, or nothing has changed.`,
 		Example: `  massif volume create photos
   massif volume create photos --store file:///mnt/disk2/photos --compression zstd
   massif volume create archive --store 's3://my-bucket/archive?region=eu-central-1' --retention 30d
+  massif volume create diary --encrypt
   massif volume create scratch --quota-bytes 100GiB --quota-inodes 1000000`,
 		Args: exactArgs("NAME"),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -43,21 +51,38 @@ Either the whole volume is there afterwards, or nothing has changed.`,
 			if blockSize.value > 1<<30 || inlineLimit.value > 1<<30 {
 				return usageError("block size and inline limit cannot be that large")
 			}
+			var record *seal.Record
+			var recovery *seal.RecoveryKey
+			if encrypt {
+				if record, recovery, err = newSecret(cmd, args[0]); err != nil {
+					return err
+				}
+			}
 			r, err := registry.Create(cmd.Context(), mount.CreateOptions{
 				Store: store, Meta: metaURL,
 				Format: meta.Format{
 					Name: args[0], ChunkSize: uint32(blockSize.value), Compression: compression,
 					InlineLimit: uint32(inlineLimit.value), Retention: time.Duration(retention.value),
-					QuotaBytes: uint64(quotaBytes.value), QuotaInodes: quotaInodes,
+					QuotaBytes: uint64(quotaBytes.value), QuotaInodes: quotaInodes, Seal: record,
 				},
 			})
 			if err != nil {
 				return err
 			}
 			if a.json {
-				return a.printJSON(r)
+				created := struct {
+					*mount.Record
+					RecoveryKey string `json:"recoveryKey,omitempty"`
+				}{Record: r}
+				if recovery != nil {
+					created.RecoveryKey = recovery.Reveal()
+				}
+				return a.printJSON(created)
 			}
 			fmt.Fprintf(a.out, "volume %s is made; mount it with: massif mount %s MOUNTPOINT\n", r.Name, r.Name)
+			if recovery != nil {
+				a.printRecoveryKey(recovery)
+			}
 			return nil
 		},
 		ValidArgsFunction: cobra.NoFileCompletions,
@@ -67,6 +92,7 @@ Either the whole volume is there afterwards, or nothing has changed.`,
 	flags.SortFlags = false
 	flags.StringVar(&store, "store", "", "`URL` of the object store for the blocks: file:///DIR or s3://BUCKET/PREFIX")
 	flags.StringVar(&metaURL, "meta", "", "`URL` of the metadata database: pebble:///DIR")
+	flags.BoolVar(&encrypt, "encrypt", false, "encrypt names and content with a key that a passphrase protects")
 	flags.Var(&blockSize, "block-size", "largest block, a power of two from 256KiB to 8MiB")
 	flags.StringVar(&compression, "compression", "lz4", "of the blocks: lz4, zstd or none")
 	flags.Var(&inlineLimit, "inline-limit", "files up to this size live in the metadata, at most 64KiB; 0: none")
@@ -75,6 +101,25 @@ Either the whole volume is there afterwards, or nothing has changed.`,
 	flags.Uint64Var(&quotaInodes, "quota-inodes", 0, "limit of the number of files and directories; 0: none")
 	cmd.RegisterFlagCompletionFunc("compression", cobra.FixedCompletions([]string{"lz4", "zstd", "none"}, cobra.ShellCompDirectiveNoFileComp))
 	return cmd
+}
+
+// newSecret makes the key of a new volume with the passphrase that the command gets.
+func newSecret(cmd *cobra.Command, name string) (*seal.Record, *seal.RecoveryKey, error) {
+	p, err := passphraseFlagsOf(cmd)
+	if err != nil {
+		return nil, nil, err
+	}
+	pass, err := p.chosen(name)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer pass.Wipe()
+	record, key, recovery, err := seal.Create(pass)
+	if err != nil {
+		return nil, nil, err
+	}
+	key.Wipe()
+	return record, recovery, nil
 }
 
 // sizeFlag is a flag that takes a size such as 4MiB.

@@ -16,9 +16,11 @@ func (a *app) volumeFsckCommand() *cobra.Command {
 
 // fsckCommand is the same under the name that people look for.
 func (a *app) fsckCommand() *cobra.Command {
-	return a.newFsck(&cobra.Command{Use: "fsck VOLUME", GroupID: "volumes", Example: `  massif fsck photos
+	cmd := a.newFsck(&cobra.Command{Use: "fsck VOLUME", GroupID: "volumes", Example: `  massif fsck photos
   massif fsck photos --data
   massif fsck photos --repair`})
+	new(passphraseFlags).add(cmd.Flags())
+	return cmd
 }
 
 func (a *app) newFsck(cmd *cobra.Command) *cobra.Command {

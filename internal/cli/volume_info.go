@@ -5,6 +5,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/massif-fs/massif/meta"
 	"github.com/massif-fs/massif/mount"
 )
 
@@ -33,6 +34,7 @@ func (a *app) volumeInfoCommand() *cobra.Command {
 			t.row("compression", s.Compression)
 			t.row("inline limit", mount.Size(s.InlineLimit).String())
 			t.row("retention", mount.Duration(s.Retention).String())
+			t.row("encryption", encryptionOf(&s))
 			t.row("used", usedOf(info.Usage.Bytes, info.Usage.BytesLimit))
 			t.row("inodes", countOf(info.Usage.Inodes, info.Usage.InodesLimit))
 			if n := len(info.Quotas); n > 0 {
@@ -44,6 +46,14 @@ func (a *app) volumeInfoCommand() *cobra.Command {
 	}
 	a.jsonFlag(cmd)
 	return cmd
+}
+
+// encryptionOf says how a volume is encrypted.
+func encryptionOf(s *meta.Format) string {
+	if s.Seal == nil {
+		return "none"
+	}
+	return fmt.Sprintf("%s, key %s", s.Seal.Cipher, s.Seal.KeyID)
 }
 
 func (a *app) volumeDfCommand() *cobra.Command {
