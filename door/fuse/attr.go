@@ -3,22 +3,22 @@ package fuse
 import (
 	"syscall"
 
-	gofuse "github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
 
+	"github.com/massif-fs/massif/door/fuse/kernel"
 	"github.com/massif-fs/massif/vfs"
 )
 
 // fillAttr translates attributes for the kernel.
-func (d *door) fillAttr(a *vfs.Attr, out *gofuse.Attr) {
-	*out = gofuse.Attr{
+func (d *door) fillAttr(a *vfs.Attr, out *kernel.Attr) {
+	*out = kernel.Attr{
 		Ino: uint64(a.Ino), Size: a.Size, Blocks: a.Blocks,
 		Atime: uint64(a.Atime.Sec), Mtime: uint64(a.Mtime.Sec), Ctime: uint64(a.Ctime.Sec),
-		Atimensec: a.Atime.Nsec, Mtimensec: a.Mtime.Nsec, Ctimensec: a.Ctime.Nsec,
-		Mode: a.Mode, Nlink: a.Nlink, Owner: gofuse.Owner{Uid: a.UID, Gid: a.GID},
-		Rdev: a.Rdev, Blksize: a.BlockSize,
+		AtimeNsec: a.Atime.Nsec, MtimeNsec: a.Mtime.Nsec, CtimeNsec: a.Ctime.Nsec,
+		Mode: a.Mode, Nlink: a.Nlink, UID: a.UID, GID: a.GID,
+		Rdev: a.Rdev, BlockSize: a.BlockSize,
 	}
-	d.override(&out.Mode, &out.Uid, &out.Gid)
+	d.override(&out.Mode, &out.UID, &out.GID)
 }
 
 // override applies the options UID, GID and Umask.
@@ -36,64 +36,64 @@ func (d *door) override(mode, uid, gid *uint32) {
 
 // fillEntry tells the kernel of an inode, found or made: from now on the kernel
 // knows its number.
-func (d *door) fillEntry(a *vfs.Attr, out *gofuse.EntryOut) {
+func (d *door) fillEntry(a *vfs.Attr, out *kernel.EntryOut) {
 	d.nodes.learn(uint64(a.Ino))
 	d.fillEntryUncounted(a, out)
 }
 
-func (d *door) fillEntryUncounted(a *vfs.Attr, out *gofuse.EntryOut) {
-	out.NodeId = uint64(a.Ino)
+func (d *door) fillEntryUncounted(a *vfs.Attr, out *kernel.EntryOut) {
+	out.NodeID = uint64(a.Ino)
 	out.Generation = uint64(a.Gen)
 	out.EntryValid, out.EntryValidNsec = d.entryValid.sec, d.entryValid.nsec
 	out.AttrValid, out.AttrValidNsec = d.attrValid.sec, d.attrValid.nsec
 	d.fillAttr(a, &out.Attr)
 }
 
-func (d *door) fillAttrOut(a *vfs.Attr, out *gofuse.AttrOut) {
+func (d *door) fillAttrOut(a *vfs.Attr, out *kernel.AttrOut) {
 	out.AttrValid, out.AttrValidNsec = d.attrValid.sec, d.attrValid.nsec
 	d.fillAttr(a, &out.Attr)
 }
 
-// GetAttr implements gofuse.RawFileSystem.
-func (d *door) GetAttr(cancel <-chan struct{}, in *gofuse.GetAttrIn, out *gofuse.AttrOut) (code gofuse.Status) {
-	r := d.begin(OpGetAttr, cancel, &in.InHeader, "")
+// GetAttr implements kernel.Handler.
+func (d *door) GetAttr(q *kernel.Request, in *kernel.GetAttrIn, out *kernel.AttrOut) (code syscall.Errno) {
+	r := d.begin(OpGetAttr, q, "")
 	defer r.end(&code)
-	if r.err = d.fs.GetAttr(r, &r.caller, vfs.Ino(in.NodeId), &r.attr); r.err == nil {
+	if r.err = d.fs.GetAttr(r, &r.caller, vfs.Ino(q.NodeID), &r.attr); r.err == nil {
 		d.fillAttrOut(&r.attr, out)
 	}
 	return
 }
 
-// Statx implements gofuse.RawFileSystem. It is asked for the birth time only; the
+// Statx implements kernel.Handler. It is asked for the birth time only; the
 // rest comes by GETATTR.
-func (d *door) Statx(cancel <-chan struct{}, in *gofuse.StatxIn, out *gofuse.StatxOut) (code gofuse.Status) {
-	r := d.begin(OpGetAttr, cancel, &in.InHeader, "")
+func (d *door) Statx(q *kernel.Request, in *kernel.StatxIn, out *kernel.StatxOut) (code syscall.Errno) {
+	r := d.begin(OpGetAttr, q, "")
 	defer r.end(&code)
 	a := &r.attr
-	if r.err = d.fs.GetAttr(r, &r.caller, vfs.Ino(in.NodeId), a); r.err != nil {
+	if r.err = d.fs.GetAttr(r, &r.caller, vfs.Ino(q.NodeID), a); r.err != nil {
 		return
 	}
 	mode, uid, gid := a.Mode, a.UID, a.GID
 	d.override(&mode, &uid, &gid)
 	out.AttrValid, out.AttrValidNsec = d.attrValid.sec, d.attrValid.nsec
-	out.Statx = gofuse.Statx{
+	out.Statx = kernel.Statx{
 		Mask: unix.STATX_BASIC_STATS | unix.STATX_BTIME,
-		Ino:  uint64(a.Ino), Size: a.Size, Blocks: a.Blocks, Blksize: a.BlockSize,
-		Nlink: a.Nlink, Uid: uid, Gid: gid, Mode: uint16(mode),
+		Ino:  uint64(a.Ino), Size: a.Size, Blocks: a.Blocks, BlockSize: a.BlockSize,
+		Nlink: a.Nlink, UID: uid, GID: gid, Mode: uint16(mode),
 		Atime: statxTime(a.Atime), Mtime: statxTime(a.Mtime), Ctime: statxTime(a.Ctime), Btime: statxTime(a.Btime),
 		RdevMajor: unix.Major(uint64(a.Rdev)), RdevMinor: unix.Minor(uint64(a.Rdev)),
 	}
 	return
 }
 
-func statxTime(t vfs.Time) gofuse.SxTime {
-	return gofuse.SxTime{Sec: uint64(t.Sec), Nsec: t.Nsec}
+func statxTime(t vfs.Time) kernel.Time {
+	return kernel.Time{Sec: t.Sec, Nsec: t.Nsec}
 }
 
-// SetAttr implements gofuse.RawFileSystem: chmod, chown, truncate, utimensat, and
+// SetAttr implements kernel.Handler: chmod, chown, truncate, utimensat, and
 // the times and sizes of a kernel that caches writes.
-func (d *door) SetAttr(cancel <-chan struct{}, in *gofuse.SetAttrIn, out *gofuse.AttrOut) (code gofuse.Status) {
-	r := d.begin(OpSetAttr, cancel, &in.InHeader, "")
+func (d *door) SetAttr(q *kernel.Request, in *kernel.SetAttrIn, out *kernel.AttrOut) (code syscall.Errno) {
+	r := d.begin(OpSetAttr, q, "")
 	defer r.end(&code)
 	if d.readOnly {
 		r.err = syscall.EROFS
@@ -104,7 +104,7 @@ func (d *door) SetAttr(cancel <-chan struct{}, in *gofuse.SetAttrIn, out *gofuse
 	if set.Valid&(vfs.SetUID|vfs.SetGID) != 0 {
 		// Under HANDLE_KILLPRIV_V2 a change of owner always clears set-id bits, of
 		// all but directories, without the kernel's asking.
-		if r.err = d.fs.GetAttr(r, &r.caller, vfs.Ino(in.NodeId), &r.attr); r.err != nil {
+		if r.err = d.fs.GetAttr(r, &r.caller, vfs.Ino(q.NodeID), &r.attr); r.err != nil {
 			return
 		}
 		if !r.attr.IsDir() {
@@ -113,45 +113,45 @@ func (d *door) SetAttr(cancel <-chan struct{}, in *gofuse.SetAttrIn, out *gofuse
 	}
 	if set.Valid&vfs.SetMode != 0 {
 		// Before and after: a writer that looks meanwhile must not believe what it saw.
-		d.nodes.modeChange(in.NodeId)
-		defer d.nodes.modeChange(in.NodeId)
+		d.nodes.modeChange(q.NodeID)
+		defer d.nodes.modeChange(q.NodeID)
 	}
-	if r.err = d.fs.SetAttr(r, &r.caller, vfs.Ino(in.NodeId), set, &r.attr); r.err == nil {
+	if r.err = d.fs.SetAttr(r, &r.caller, vfs.Ino(q.NodeID), set, &r.attr); r.err == nil {
 		d.fillAttrOut(&r.attr, out)
 	}
 	return
 }
 
-func translateSetAttr(in *gofuse.SetAttrIn, set *vfs.SetAttr) {
+func translateSetAttr(in *kernel.SetAttrIn, set *vfs.SetAttr) {
 	*set = vfs.SetAttr{
-		Mode: in.Mode & 07777, UID: in.Uid, GID: in.Gid, Size: in.Size,
-		Atime: vfs.Time{Sec: int64(in.Atime), Nsec: in.Atimensec},
-		Mtime: vfs.Time{Sec: int64(in.Mtime), Nsec: in.Mtimensec},
-		Ctime: vfs.Time{Sec: int64(in.Ctime), Nsec: in.Ctimensec},
+		Mode: in.Mode & 07777, UID: in.UID, GID: in.GID, Size: in.Size,
+		Atime: vfs.Time{Sec: int64(in.Atime), Nsec: in.AtimeNsec},
+		Mtime: vfs.Time{Sec: int64(in.Mtime), Nsec: in.MtimeNsec},
+		Ctime: vfs.Time{Sec: int64(in.Ctime), Nsec: in.CtimeNsec},
 	}
 	has := func(bit uint32) bool { return in.Valid&bit != 0 }
 	for _, f := range [...]struct {
 		bit  uint32
 		mask vfs.SetMask
 	}{
-		{gofuse.FATTR_MODE, vfs.SetMode}, {gofuse.FATTR_UID, vfs.SetUID}, {gofuse.FATTR_GID, vfs.SetGID},
-		{gofuse.FATTR_SIZE, vfs.SetSize}, {gofuse.FATTR_CTIME, vfs.SetCtime},
-		{gofuse.FATTR_KILL_SUIDGID, vfs.SetKillSUIDGID},
+		{kernel.SetAttrMode, vfs.SetMode}, {kernel.SetAttrUID, vfs.SetUID}, {kernel.SetAttrGID, vfs.SetGID},
+		{kernel.SetAttrSize, vfs.SetSize}, {kernel.SetAttrCtime, vfs.SetCtime},
+		{kernel.SetAttrKillSUIDGID, vfs.SetKillSUIDGID},
 	} {
 		if has(f.bit) {
 			set.Valid |= f.mask
 		}
 	}
 	switch {
-	case has(gofuse.FATTR_ATIME_NOW):
+	case has(kernel.SetAttrAtimeNow):
 		set.Valid |= vfs.SetAtimeNow
-	case has(gofuse.FATTR_ATIME):
+	case has(kernel.SetAttrAtime):
 		set.Valid |= vfs.SetAtime
 	}
 	switch {
-	case has(gofuse.FATTR_MTIME_NOW):
+	case has(kernel.SetAttrMtimeNow):
 		set.Valid |= vfs.SetMtimeNow
-	case has(gofuse.FATTR_MTIME):
+	case has(kernel.SetAttrMtime):
 		set.Valid |= vfs.SetMtime
 	}
 }
@@ -189,15 +189,15 @@ func (d *door) killPrivilegesOf(r *request, ino uint64) error {
 	return d.killPrivileges(r, ino)
 }
 
-// StatFs implements gofuse.RawFileSystem.
-func (d *door) StatFs(cancel <-chan struct{}, h *gofuse.InHeader, out *gofuse.StatfsOut) (code gofuse.Status) {
-	r := d.begin(OpStatFS, cancel, h, "")
+// StatFs implements kernel.Handler.
+func (d *door) StatFs(q *kernel.Request, out *kernel.StatfsOut) (code syscall.Errno) {
+	r := d.begin(OpStatFS, q, "")
 	defer r.end(&code)
 	st := &r.statfs
 	*st = vfs.StatFS{}
-	ino := h.NodeId
+	ino := q.NodeID
 	if ino == 0 {
-		ino = gofuse.FUSE_ROOT_ID
+		ino = kernel.RootID
 	}
 	if r.err = d.fs.StatFS(r, &r.caller, vfs.Ino(ino), st); r.err != nil {
 		return
@@ -205,7 +205,7 @@ func (d *door) StatFs(cancel <-chan struct{}, h *gofuse.InHeader, out *gofuse.St
 	if st.MaxName == 0 {
 		st.MaxName = vfs.MaxName
 	}
-	*out = gofuse.StatfsOut{
+	*out = kernel.StatfsOut{
 		Blocks: st.Blocks, Bfree: st.BlocksFree, Bavail: st.BlocksFree, Files: st.Files, Ffree: st.FilesFree,
 		Bsize: st.BlockSize, Frsize: st.BlockSize, NameLen: st.MaxName,
 	}

@@ -3,79 +3,51 @@ package fuse
 import (
 	"io"
 	"math"
-	"sync"
 	"syscall"
 
-	gofuse "github.com/hanwen/go-fuse/v2/fuse"
-
+	"github.com/massif-fs/massif/door/fuse/kernel"
 	"github.com/massif-fs/massif/vfs"
 )
 
-// readResult hands bytes to go-fuse without an allocation.
-type readResult struct{ data []byte }
-
-var readResultPool = sync.Pool{New: func() any { return new(readResult) }}
-
-func (r *readResult) Bytes([]byte) ([]byte, gofuse.Status) { return r.data, gofuse.OK }
-func (r *readResult) Size() int                            { return len(r.data) }
-func (r *readResult) Done() {
-	r.data = nil
-	readResultPool.Put(r)
-}
-
-// Read implements gofuse.RawFileSystem.
-func (d *door) Read(cancel <-chan struct{}, in *gofuse.ReadIn, buf []byte) (res gofuse.ReadResult, code gofuse.Status) {
-	r := d.begin(OpRead, cancel, &in.InHeader, "")
+// Read implements kernel.Handler.
+func (d *door) Read(q *kernel.Request, in *kernel.ReadIn, buf []byte) (n int, code syscall.Errno) {
+	r := d.begin(OpRead, q, "")
 	defer r.end(&code)
-	f, n, err := d.file(r, in.NodeId, in.Fh)
+	f, node, err := d.file(r, q.NodeID, in.Fh)
 	if err != nil {
 		r.err = err
 		return
 	}
-	defer d.done(n)
+	defer d.done(node)
 	// A short answer means the end of the file to the kernel: never one together
 	// with an error.
-	if r.bytes, r.err = f.ReadAt(r, buf[:in.Size], int64(in.Offset)); r.err == io.EOF {
+	if r.bytes, r.err = f.ReadAt(r, buf, int64(in.Offset)); r.err == io.EOF {
 		r.err = nil
 	}
-	if r.err == nil {
-		rr := readResultPool.Get().(*readResult)
-		rr.data = buf[:r.bytes]
-		res = rr
-	}
-	return
+	return r.bytes, 0
 }
 
-// Writev implements gofuse.RawFileSystem. Data arrives in one piece on this
-// transport.
-func (d *door) Writev(cancel <-chan struct{}, in *gofuse.WriteIn, data [][]byte) (written uint32, code gofuse.Status) {
-	if len(data) != 1 {
-		return 0, gofuse.ENOSYS // go-fuse joins them and calls Write
-	}
-	return d.Write(cancel, in, data[0])
-}
-
-// Write implements gofuse.RawFileSystem.
-func (d *door) Write(cancel <-chan struct{}, in *gofuse.WriteIn, data []byte) (written uint32, code gofuse.Status) {
-	r := d.begin(OpWrite, cancel, &in.InHeader, "")
+// Write implements kernel.Handler.
+func (d *door) Write(q *kernel.Request, in *kernel.WriteIn, data []byte) (written int, code syscall.Errno) {
+	r := d.begin(OpWrite, q, "")
 	defer r.end(&code)
 	if d.readOnly {
 		r.err = syscall.EROFS
 		return
 	}
-	f, n, err := d.file(r, in.NodeId, in.Fh)
+	f, n, err := d.file(r, q.NodeID, in.Fh)
 	if err != nil {
 		r.err = err
 		return
 	}
 	defer d.done(n)
-	if in.WriteFlags&gofuse.WRITE_KILL_SUIDGID != 0 {
-		if r.err = d.killPrivileges(r, in.NodeId); r.err != nil {
+	if in.WriteFlags&kernel.WriteKillSUIDGID != 0 {
+		if r.err = d.killPrivileges(r, q.NodeID); r.err != nil {
 			return
 		}
 	}
 	r.bytes, r.err = f.WriteAt(r, data, int64(in.Offset))
-	if r.err != nil && r.bytes > 0 && in.WriteFlags&gofuse.WRITE_CACHE == 0 {
+	if r.err != nil && r.bytes > 0 && in.WriteFlags&kernel.WriteCache == 0 {
 		// A program is told how much was written; its next write meets the cause.
 		// For pages that the kernel writes back only the cause itself is of use.
 		if errno := vfs.ErrnoOf(r.err); unexpected(errno) {
@@ -83,18 +55,17 @@ func (d *door) Write(cancel <-chan struct{}, in *gofuse.WriteIn, data []byte) (w
 		}
 		r.err = nil
 	}
-	written = uint32(r.bytes)
-	return
+	return r.bytes, 0
 }
 
-// Flush implements gofuse.RawFileSystem: a descriptor was closed.
-func (d *door) Flush(cancel <-chan struct{}, in *gofuse.FlushIn) (code gofuse.Status) {
+// Flush implements kernel.Handler: a descriptor was closed.
+func (d *door) Flush(q *kernel.Request, in *kernel.FlushIn) (code syscall.Errno) {
 	if d.stateless {
-		return gofuse.ENOSYS // once; errors are told by fsync
+		return syscall.ENOSYS // once; errors are told by fsync
 	}
-	r := d.begin(OpFlush, cancel, &in.InHeader, "")
+	r := d.begin(OpFlush, q, "")
 	defer r.end(&code)
-	f, n, err := d.file(r, in.NodeId, in.Fh)
+	f, n, err := d.file(r, q.NodeID, in.Fh)
 	if err != nil {
 		r.err = err
 		return
@@ -103,32 +74,30 @@ func (d *door) Flush(cancel <-chan struct{}, in *gofuse.FlushIn) (code gofuse.St
 	r.err = f.Flush(r)
 	if d.locks != nil {
 		// close(2) drops all fcntl locks of the process on the file.
-		if err := d.locks.ReleaseLocks(r, vfs.Ino(in.NodeId), in.LockOwner, vfs.LockPOSIX); err != nil && r.err == nil {
+		if err := d.locks.ReleaseLocks(r, vfs.Ino(q.NodeID), in.LockOwner, vfs.LockPOSIX); err != nil && r.err == nil {
 			r.err = err
 		}
 	}
 	return
 }
 
-const fsyncDataOnly = 1 // FUSE_FSYNC_FDATASYNC
-
-// Fsync implements gofuse.RawFileSystem.
-func (d *door) Fsync(cancel <-chan struct{}, in *gofuse.FsyncIn) (code gofuse.Status) {
-	r := d.begin(OpFsync, cancel, &in.InHeader, "")
+// Fsync implements kernel.Handler.
+func (d *door) Fsync(q *kernel.Request, in *kernel.FsyncIn) (code syscall.Errno) {
+	r := d.begin(OpFsync, q, "")
 	defer r.end(&code)
-	f, n, err := d.file(r, in.NodeId, in.Fh)
+	f, n, err := d.file(r, q.NodeID, in.Fh)
 	if err != nil {
 		r.err = err
 		return
 	}
 	defer d.done(n)
-	r.err = f.Sync(r, in.FsyncFlags&fsyncDataOnly != 0)
+	r.err = f.Sync(r, in.FsyncFlags&kernel.FsyncDataOnly != 0)
 	return
 }
 
-// Fallocate implements gofuse.RawFileSystem.
-func (d *door) Fallocate(cancel <-chan struct{}, in *gofuse.FallocateIn) (code gofuse.Status) {
-	r := d.begin(OpFallocate, cancel, &in.InHeader, "")
+// Fallocate implements kernel.Handler.
+func (d *door) Fallocate(q *kernel.Request, in *kernel.FallocateIn) (code syscall.Errno) {
+	r := d.begin(OpFallocate, q, "")
 	defer r.end(&code)
 	if d.readOnly {
 		r.err = syscall.EROFS
@@ -138,32 +107,32 @@ func (d *door) Fallocate(cancel <-chan struct{}, in *gofuse.FallocateIn) (code g
 		r.err = syscall.EFBIG
 		return
 	}
-	f, n, err := d.file(r, in.NodeId, in.Fh)
+	f, n, err := d.file(r, q.NodeID, in.Fh)
 	if err != nil {
 		r.err = err
 		return
 	}
 	defer d.done(n)
-	if r.err = d.killPrivilegesOf(r, in.NodeId); r.err != nil {
+	if r.err = d.killPrivilegesOf(r, q.NodeID); r.err != nil {
 		return
 	}
 	r.err = f.Allocate(r, in.Mode, int64(in.Offset), int64(in.Length))
 	return
 }
 
-// Lseek implements gofuse.RawFileSystem for SEEK_DATA and SEEK_HOLE; the kernel
+// Lseek implements kernel.Handler for SEEK_DATA and SEEK_HOLE; the kernel
 // does the others itself.
-func (d *door) Lseek(cancel <-chan struct{}, in *gofuse.LseekIn, out *gofuse.LseekOut) (code gofuse.Status) {
+func (d *door) Lseek(q *kernel.Request, in *kernel.LseekIn, out *kernel.LseekOut) (code syscall.Errno) {
 	if d.writeback {
-		return gofuse.ENOSYS // the tree does not know of the kernel's dirty pages
+		return syscall.ENOSYS // the tree does not know of the kernel's dirty pages
 	}
-	r := d.begin(OpLseek, cancel, &in.InHeader, "")
+	r := d.begin(OpLseek, q, "")
 	defer r.end(&code)
 	if in.Offset > math.MaxInt64 {
 		r.err = syscall.ENXIO
 		return
 	}
-	f, n, err := d.file(r, in.NodeId, in.Fh)
+	f, n, err := d.file(r, q.NodeID, in.Fh)
 	if err != nil {
 		r.err = err
 		return
@@ -176,17 +145,17 @@ func (d *door) Lseek(cancel <-chan struct{}, in *gofuse.LseekIn, out *gofuse.Lse
 	return
 }
 
-// maxCopy bounds what one COPY_FILE_RANGE does, so that its answer fits 32 bits
-// and an interrupt does not wait for ever.
+// maxCopy bounds what one COPY_FILE_RANGE does, so that its answer fits the 32 bits of
+// its older form and an interrupt does not wait for ever.
 const maxCopy = 1 << 30
 
-// CopyFileRange implements gofuse.RawFileSystem. Where the tree cannot copy, the
+// CopyFileRange implements kernel.Handler. Where the tree cannot copy, the
 // kernel does, by reading and writing.
-func (d *door) CopyFileRange(cancel <-chan struct{}, in *gofuse.CopyFileRangeIn) (written uint32, code gofuse.Status) {
+func (d *door) CopyFileRange(q *kernel.Request, in *kernel.CopyFileRangeIn) (written uint64, code syscall.Errno) {
 	if d.copier == nil {
-		return 0, gofuse.ENOSYS // once
+		return 0, syscall.ENOSYS // once
 	}
-	r := d.begin(OpCopyRange, cancel, &in.InHeader, "")
+	r := d.begin(OpCopyRange, q, "")
 	defer r.end(&code)
 	if d.readOnly {
 		r.err = syscall.EROFS
@@ -196,19 +165,19 @@ func (d *door) CopyFileRange(cancel <-chan struct{}, in *gofuse.CopyFileRangeIn)
 		r.err = syscall.EINVAL
 		return
 	}
-	src, n1, err := d.file(r, in.NodeId, in.FhIn)
+	src, n1, err := d.file(r, q.NodeID, in.FhIn)
 	if err != nil {
 		r.err = err
 		return
 	}
 	defer d.done(n1)
-	dst, n2, err := d.file(r, in.NodeIdOut, in.FhOut)
+	dst, n2, err := d.file(r, in.NodeIDOut, in.FhOut)
 	if err != nil {
 		r.err = err
 		return
 	}
 	defer d.done(n2)
-	if r.err = d.killPrivilegesOf(r, in.NodeIdOut); r.err != nil {
+	if r.err = d.killPrivilegesOf(r, in.NodeIDOut); r.err != nil {
 		return
 	}
 	var done int64
@@ -217,6 +186,5 @@ func (d *door) CopyFileRange(cancel <-chan struct{}, in *gofuse.CopyFileRangeIn)
 		r.err = nil // as for writes: the next call meets the cause
 	}
 	r.bytes = int(done)
-	written = uint32(done)
-	return
+	return uint64(done), 0
 }

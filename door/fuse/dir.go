@@ -3,54 +3,53 @@ package fuse
 import (
 	"syscall"
 
-	gofuse "github.com/hanwen/go-fuse/v2/fuse"
-
+	"github.com/massif-fs/massif/door/fuse/kernel"
 	"github.com/massif-fs/massif/vfs"
 )
 
-// OpenDir implements gofuse.RawFileSystem. Stateless mounts say ENOSYS, once: the
+// OpenDir implements kernel.Handler. Stateless mounts say ENOSYS, once: the
 // kernel then opens directories without a message and caches their listings.
-func (d *door) OpenDir(cancel <-chan struct{}, in *gofuse.OpenIn, out *gofuse.OpenOut) (code gofuse.Status) {
+func (d *door) OpenDir(q *kernel.Request, in *kernel.OpenIn, out *kernel.OpenOut) (code syscall.Errno) {
 	if d.stateless && !d.openDirs {
-		return gofuse.ENOSYS
+		return syscall.ENOSYS
 	}
-	r := d.begin(OpOpenDir, cancel, &in.InHeader, "")
+	r := d.begin(OpOpenDir, q, "")
 	defer r.end(&code)
-	h := &handle{ino: in.NodeId}
-	if h.dir, r.err = d.fs.OpenDir(r, &r.caller, vfs.Ino(in.NodeId)); r.err != nil {
+	h := &handle{ino: q.NodeID}
+	if h.dir, r.err = d.fs.OpenDir(r, &r.caller, vfs.Ino(q.NodeID)); r.err != nil {
 		return
 	}
 	if d.keepCache && d.longLived {
-		out.OpenFlags |= gofuse.FOPEN_CACHE_DIR | gofuse.FOPEN_KEEP_CACHE
+		out.OpenFlags |= kernel.FopenCacheDir | kernel.FopenKeepCache
 	}
 	out.Fh = d.handles.addDir(h)
 	return
 }
 
-// ReleaseDir implements gofuse.RawFileSystem.
-func (d *door) ReleaseDir(in *gofuse.ReleaseIn) {
-	var code gofuse.Status
-	r := d.begin(OpReleaseDir, nil, &in.InHeader, "")
+// ReleaseDir implements kernel.Handler.
+func (d *door) ReleaseDir(q *kernel.Request, in *kernel.ReleaseIn) {
+	var code syscall.Errno
+	r := d.begin(OpReleaseDir, q, "")
 	defer r.end(&code)
 	if h := d.handles.take(in.Fh); h != nil {
 		r.err = d.closeHandle(h)
 	}
 }
 
-// ReadDir implements gofuse.RawFileSystem.
-func (d *door) ReadDir(cancel <-chan struct{}, in *gofuse.ReadIn, out *gofuse.DirEntryList) (code gofuse.Status) {
-	r := d.begin(OpReadDir, cancel, &in.InHeader, "")
+// ReadDir implements kernel.Handler.
+func (d *door) ReadDir(q *kernel.Request, in *kernel.ReadIn, out *kernel.DirList) (code syscall.Errno) {
+	r := d.begin(OpReadDir, q, "")
 	defer r.end(&code)
-	r.err = d.readDir(r, in, out, false)
+	r.err = d.readDir(r, q, in, out, false)
 	return
 }
 
-// ReadDirPlus implements gofuse.RawFileSystem: a listing that is a lookup of each
+// ReadDirPlus implements kernel.Handler: a listing that is a lookup of each
 // of its entries as well.
-func (d *door) ReadDirPlus(cancel <-chan struct{}, in *gofuse.ReadIn, out *gofuse.DirEntryList) (code gofuse.Status) {
-	r := d.begin(OpReadDirPlus, cancel, &in.InHeader, "")
+func (d *door) ReadDirPlus(q *kernel.Request, in *kernel.ReadIn, out *kernel.DirList) (code syscall.Errno) {
+	r := d.begin(OpReadDirPlus, q, "")
 	defer r.end(&code)
-	r.err = d.readDir(r, in, out, true)
+	r.err = d.readDir(r, q, in, out, true)
 	return
 }
 
@@ -61,8 +60,8 @@ const (
 	cookieDotDot = 2
 )
 
-func (d *door) readDir(r *request, in *gofuse.ReadIn, out *gofuse.DirEntryList, plus bool) error {
-	dir, end, err := d.dir(r, in.NodeId, in.Fh)
+func (d *door) readDir(r *request, q *kernel.Request, in *kernel.ReadIn, out *kernel.DirList, plus bool) error {
+	dir, end, err := d.dir(r, q.NodeID, in.Fh)
 	if err != nil {
 		return err
 	}
@@ -70,7 +69,7 @@ func (d *door) readDir(r *request, in *gofuse.ReadIn, out *gofuse.DirEntryList, 
 
 	pos := in.Offset
 	if pos < cookieDotDot {
-		if !d.addDots(r, in.NodeId, pos, out, plus) {
+		if !d.addDots(r, q.NodeID, pos, out, plus) {
 			return nil
 		}
 		pos = cookieDotDot
@@ -82,12 +81,12 @@ func (d *door) readDir(r *request, in *gofuse.ReadIn, out *gofuse.DirEntryList, 
 	r.learnt = r.learnt[:0]
 	full := false
 	err = dir.Read(r, cookie, plus, func(e *vfs.DirEntry) bool {
-		entry := gofuse.DirEntry{Mode: e.Mode, Name: e.Name, Ino: uint64(e.Ino), Off: e.Cookie}
+		entry := kernel.DirEntry{Mode: e.Mode, Name: e.Name, Ino: uint64(e.Ino), Off: e.Cookie}
 		if !plus {
-			full = !out.AddDirEntry(entry)
+			full = !out.Add(&entry)
 			return !full
 		}
-		o := out.AddDirLookupEntry(entry)
+		o := out.AddPlus(&entry)
 		if o == nil {
 			full = true
 			return false
@@ -118,19 +117,19 @@ func (d *door) readDir(r *request, in *gofuse.ReadIn, out *gofuse.DirEntryList, 
 }
 
 // addDots adds "." and ".." behind pos.
-func (d *door) addDots(r *request, ino, pos uint64, out *gofuse.DirEntryList, plus bool) bool {
+func (d *door) addDots(r *request, ino, pos uint64, out *kernel.DirList, plus bool) bool {
 	add := func(name string, ino, off uint64) bool {
-		e := gofuse.DirEntry{Mode: syscall.S_IFDIR, Name: name, Ino: ino, Off: off}
+		e := kernel.DirEntry{Mode: syscall.S_IFDIR, Name: name, Ino: ino, Off: off}
 		if plus {
-			return out.AddDirLookupEntry(e) != nil // node 0: the kernel looks nothing up for it
+			return out.AddPlus(&e) != nil // node 0: the kernel looks nothing up for it
 		}
-		return out.AddDirEntry(e)
+		return out.Add(&e)
 	}
 	if pos < cookieDot && !add(".", ino, cookieDot) {
 		return false
 	}
 	parent := ino
-	if ino != gofuse.FUSE_ROOT_ID && d.fs.Lookup(r, &r.caller, vfs.Ino(ino), "..", &r.parent) == nil {
+	if ino != kernel.RootID && d.fs.Lookup(r, &r.caller, vfs.Ino(ino), "..", &r.parent) == nil {
 		parent = uint64(r.parent.Ino)
 	}
 	return add("..", parent, cookieDotDot)
@@ -155,11 +154,11 @@ func (d *door) dir(r *request, ino, fh uint64) (dir vfs.Dir, end func(), err err
 	return h.dir, h.dirMu.Unlock, nil
 }
 
-// FsyncDir implements gofuse.RawFileSystem.
-func (d *door) FsyncDir(cancel <-chan struct{}, in *gofuse.FsyncIn) (code gofuse.Status) {
-	r := d.begin(OpFsyncDir, cancel, &in.InHeader, "")
+// FsyncDir implements kernel.Handler.
+func (d *door) FsyncDir(q *kernel.Request, in *kernel.FsyncIn) (code syscall.Errno) {
+	r := d.begin(OpFsyncDir, q, "")
 	defer r.end(&code)
-	dir, end, err := d.dir(r, in.NodeId, in.Fh)
+	dir, end, err := d.dir(r, q.NodeID, in.Fh)
 	if err != nil {
 		r.err = err
 		return

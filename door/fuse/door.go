@@ -11,17 +11,14 @@ import (
 	"syscall"
 	"time"
 
-	gofuse "github.com/hanwen/go-fuse/v2/fuse"
-
+	"github.com/massif-fs/massif/door/fuse/kernel"
 	"github.com/massif-fs/massif/vfs"
 )
 
-// door answers the kernel's messages with calls of a tree. It implements go-fuse's
-// RawFileSystem; the handlers stand in names.go, attr.go, data.go, dir.go,
-// xattr.go and lock.go.
+// door answers the kernel's messages with calls of a tree: it is the
+// kernel.Handler of a connection. The handlers stand in names.go, attr.go, data.go,
+// dir.go, xattr.go and lock.go.
 type door struct {
-	gofuse.RawFileSystem // answers ENOSYS to what is not implemented
-
 	fs     vfs.FS
 	opts   Options
 	policy vfs.Policy
@@ -50,8 +47,7 @@ type door struct {
 
 	nodes   nodeTable
 	handles handleTable
-	conn    *os.File // the connection, for notifications and ioctls
-	connFd  int      // its descriptor
+	conn    *kernel.Conn
 	notify  notifier
 	pruner  pruner
 
@@ -80,8 +76,7 @@ func validityOf(d time.Duration) validity {
 func newDoor(fs vfs.FS, opts Options) (*door, error) {
 	p := vfs.PolicyOf(fs)
 	d := &door{
-		RawFileSystem: gofuse.NewDefaultRawFileSystem(),
-		fs:            fs, opts: opts, policy: p, log: opts.Logger, epoch: time.Now(),
+		fs: fs, opts: opts, policy: p, log: opts.Logger, epoch: time.Now(),
 		entryValid: validityOf(p.EntryValid), attrValid: validityOf(p.AttrValid), negValid: validityOf(p.NegativeValid),
 		keepCache: p.KeepCache,
 		longLived: p.EntryValid >= vfs.Forever && p.AttrValid >= vfs.Forever,
@@ -148,22 +143,25 @@ func newDoor(fs vfs.FS, opts Options) (*door, error) {
 	return d, nil
 }
 
-// settle takes note of what the kernel can do.
-func (d *door) settle(flags uint64, minor uint32) {
-	d.kernelMinor = minor
-	if flags&gofuse.CAP_NO_OPEN_SUPPORT == 0 { // before 3.15: the error would reach programs
+var _ kernel.Handler = (*door)(nil)
+
+// settle takes note of what was agreed on with the kernel.
+func (d *door) settle(init kernel.Init) {
+	flags := init.Features
+	d.kernelMinor = init.Minor
+	if flags&kernel.NoOpenSupport == 0 { // before 3.15: the error would reach programs
 		d.stateless = false
 	}
-	if flags&gofuse.CAP_NO_OPENDIR_SUPPORT == 0 { // before 5.1
+	if flags&kernel.NoOpendirSupport == 0 { // before 5.1
 		d.openDirs = true
 	}
-	if flags&gofuse.CAP_PASSTHROUGH == 0 {
+	if flags&kernel.Passthrough == 0 {
 		d.passthrough = false
 	}
-	if flags&gofuse.CAP_WRITEBACK_CACHE == 0 {
+	if flags&kernel.WritebackCache == 0 {
 		d.writeback = false
 	}
-	if flags&gofuse.CAP_POSIX_ACL == 0 || flags&gofuse.CAP_DONT_MASK == 0 {
+	if flags&kernel.PosixACL == 0 || flags&kernel.DontMask == 0 {
 		d.acl = false
 	}
 }
@@ -181,19 +179,24 @@ func (d *door) release() {
 // now is the time since the door was made, from the monotonic clock.
 func (d *door) now() time.Duration { return time.Since(d.epoch) }
 
-// String implements gofuse.RawFileSystem: the mount's default type.
-func (d *door) String() string { return d.opts.Subtype }
-
-// Access implements gofuse.RawFileSystem. The kernel checks permissions itself;
+// Access implements kernel.Handler. The kernel checks permissions itself;
 // ENOSYS makes it never ask again.
-func (d *door) Access(cancel <-chan struct{}, in *gofuse.AccessIn) gofuse.Status {
-	return gofuse.ENOSYS
+func (d *door) Access(q *kernel.Request, in *kernel.AccessIn) syscall.Errno {
+	return syscall.ENOSYS
 }
 
-// Ioctl implements gofuse.RawFileSystem.
-func (d *door) Ioctl(cancel <-chan struct{}, in *gofuse.IoctlIn, inbuf []byte, out *gofuse.IoctlOut, outbuf []byte) (code gofuse.Status) {
-	r := d.begin(OpIoctl, cancel, &in.InHeader, "")
+// Ioctl implements kernel.Handler. ENOSYS would be told to programs.
+func (d *door) Ioctl(q *kernel.Request, in *kernel.IoctlIn) (code syscall.Errno) {
+	r := d.begin(OpIoctl, q, "")
 	defer r.end(&code)
 	r.err = syscall.ENOTTY
+	return
+}
+
+// SyncFs implements kernel.Handler. (Linux sends it on virtio-fs only, so far.)
+func (d *door) SyncFs(q *kernel.Request) (code syscall.Errno) {
+	r := d.begin(OpSyncFS, q, "")
+	defer r.end(&code)
+	r.err = d.fs.Sync(r)
 	return
 }

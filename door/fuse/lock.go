@@ -3,20 +3,19 @@ package fuse
 import (
 	"syscall"
 
-	gofuse "github.com/hanwen/go-fuse/v2/fuse"
-
+	"github.com/massif-fs/massif/door/fuse/kernel"
 	"github.com/massif-fs/massif/vfs"
 )
 
 // Locks come here only for trees that several mounts share (vfs.LockFS, not
 // exclusive); else the kernel keeps them.
 
-func lockOf(in *gofuse.LkIn) (vfs.Lock, error) {
-	l := vfs.Lock{Owner: in.Owner, PID: in.Lk.Pid, Start: in.Lk.Start, End: in.Lk.End}
-	if in.LkFlags&gofuse.LK_FLOCK != 0 {
+func lockOf(in *kernel.LkIn) (vfs.Lock, error) {
+	l := vfs.Lock{Owner: in.Owner, PID: in.Lk.PID, Start: in.Lk.Start, End: in.Lk.End}
+	if in.LkFlags&kernel.LkFlock != 0 {
 		l.Kind, l.Start, l.End = vfs.LockFlock, 0, vfs.LockEOF
 	}
-	switch in.Lk.Typ {
+	switch in.Lk.Type {
 	case syscall.F_RDLCK:
 		l.Type = vfs.LockRead
 	case syscall.F_WRLCK:
@@ -29,46 +28,52 @@ func lockOf(in *gofuse.LkIn) (vfs.Lock, error) {
 	return l, nil
 }
 
-// GetLk implements gofuse.RawFileSystem.
-func (d *door) GetLk(cancel <-chan struct{}, in *gofuse.LkIn, out *gofuse.LkOut) (code gofuse.Status) {
-	r := d.begin(OpGetLock, cancel, &in.InHeader, "")
+// GetLk implements kernel.Handler.
+func (d *door) GetLk(q *kernel.Request, in *kernel.LkIn, out *kernel.LkOut) (code syscall.Errno) {
+	if d.locks == nil {
+		return syscall.ENOSYS
+	}
+	r := d.begin(OpGetLock, q, "")
 	defer r.end(&code)
 	var l vfs.Lock
 	if l, r.err = lockOf(in); r.err != nil {
 		return
 	}
-	if l, r.err = d.locks.GetLock(r, vfs.Ino(in.NodeId), l); r.err != nil {
+	if l, r.err = d.locks.GetLock(r, vfs.Ino(q.NodeID), l); r.err != nil {
 		return
 	}
-	out.Lk = gofuse.FileLock{Start: l.Start, End: l.End, Pid: l.PID}
+	out.Lk = kernel.FileLock{Start: l.Start, End: l.End, PID: l.PID}
 	switch l.Type {
 	case vfs.LockRead:
-		out.Lk.Typ = syscall.F_RDLCK
+		out.Lk.Type = syscall.F_RDLCK
 	case vfs.LockWrite:
-		out.Lk.Typ = syscall.F_WRLCK
+		out.Lk.Type = syscall.F_WRLCK
 	default:
-		out.Lk.Typ = syscall.F_UNLCK
+		out.Lk.Type = syscall.F_UNLCK
 	}
 	return
 }
 
-// SetLk implements gofuse.RawFileSystem.
-func (d *door) SetLk(cancel <-chan struct{}, in *gofuse.LkIn) gofuse.Status {
-	return d.setLock(cancel, in, false)
+// SetLk implements kernel.Handler.
+func (d *door) SetLk(q *kernel.Request, in *kernel.LkIn) syscall.Errno {
+	return d.setLock(q, in, false)
 }
 
-// SetLkw implements gofuse.RawFileSystem.
-func (d *door) SetLkw(cancel <-chan struct{}, in *gofuse.LkIn) gofuse.Status {
-	return d.setLock(cancel, in, true)
+// SetLkw implements kernel.Handler.
+func (d *door) SetLkw(q *kernel.Request, in *kernel.LkIn) syscall.Errno {
+	return d.setLock(q, in, true)
 }
 
-func (d *door) setLock(cancel <-chan struct{}, in *gofuse.LkIn, wait bool) (code gofuse.Status) {
-	r := d.begin(OpSetLock, cancel, &in.InHeader, "")
+func (d *door) setLock(q *kernel.Request, in *kernel.LkIn, wait bool) (code syscall.Errno) {
+	if d.locks == nil {
+		return syscall.ENOSYS
+	}
+	r := d.begin(OpSetLock, q, "")
 	r.prompt = wait
 	defer r.end(&code)
 	var l vfs.Lock
 	if l, r.err = lockOf(in); r.err == nil {
-		r.err = d.locks.SetLock(r, vfs.Ino(in.NodeId), l, wait)
+		r.err = d.locks.SetLock(r, vfs.Ino(q.NodeID), l, wait)
 	}
 	return
 }

@@ -3,20 +3,19 @@ package fuse
 import (
 	"syscall"
 
-	gofuse "github.com/hanwen/go-fuse/v2/fuse"
-
+	"github.com/massif-fs/massif/door/fuse/kernel"
 	"github.com/massif-fs/massif/vfs"
 )
 
-// Lookup implements gofuse.RawFileSystem. The names "." and ".." come from the
+// Lookup implements kernel.Handler. The names "." and ".." come from the
 // NFS server (CAP_EXPORT_SUPPORT), which finds inodes by number.
-func (d *door) Lookup(cancel <-chan struct{}, h *gofuse.InHeader, name string, out *gofuse.EntryOut) (code gofuse.Status) {
-	r := d.begin(OpLookup, cancel, h, name)
+func (d *door) Lookup(q *kernel.Request, name string, out *kernel.EntryOut) (code syscall.Errno) {
+	r := d.begin(OpLookup, q, name)
 	defer r.end(&code)
 	if name == "." {
-		r.err = d.fs.GetAttr(r, &r.caller, vfs.Ino(h.NodeId), &r.attr)
+		r.err = d.fs.GetAttr(r, &r.caller, vfs.Ino(q.NodeID), &r.attr)
 	} else {
-		r.err = d.fs.Lookup(r, &r.caller, vfs.Ino(h.NodeId), name, &r.attr)
+		r.err = d.fs.Lookup(r, &r.caller, vfs.Ino(q.NodeID), name, &r.attr)
 	}
 	switch {
 	case r.err == nil:
@@ -29,10 +28,10 @@ func (d *door) Lookup(cancel <-chan struct{}, h *gofuse.InHeader, name string, o
 	return
 }
 
-// Forget implements gofuse.RawFileSystem; it has no reply.
+// Forget implements kernel.Handler; it has no reply.
 func (d *door) Forget(nodeid, nlookup uint64) {
 	d.counts[OpForget].count.Add(1)
-	if nodeid != gofuse.FUSE_ROOT_ID {
+	if nodeid != kernel.RootID {
 		d.nodes.forget(nodeid, nlookup)
 	}
 }
@@ -45,111 +44,108 @@ func (d *door) maskFor(r *request, umask uint32) {
 	}
 }
 
-// Mknod implements gofuse.RawFileSystem. On stateless mounts it makes regular
+// Mknod implements kernel.Handler. On stateless mounts it makes regular
 // files, too.
-func (d *door) Mknod(cancel <-chan struct{}, in *gofuse.MknodIn, name string, out *gofuse.EntryOut) (code gofuse.Status) {
-	r := d.begin(OpMknod, cancel, &in.InHeader, name)
+func (d *door) Mknod(q *kernel.Request, in *kernel.MknodIn, name string, out *kernel.EntryOut) (code syscall.Errno) {
+	r := d.begin(OpMknod, q, name)
 	defer r.end(&code)
 	if d.readOnly {
 		r.err = syscall.EROFS
 		return
 	}
 	d.maskFor(r, in.Umask)
-	if r.err = d.fs.Mknod(r, &r.caller, vfs.Ino(in.NodeId), name, in.Mode, in.Rdev, &r.attr); r.err == nil {
+	if r.err = d.fs.Mknod(r, &r.caller, vfs.Ino(q.NodeID), name, in.Mode, in.Rdev, &r.attr); r.err == nil {
 		d.fillEntry(&r.attr, out)
 		if r.attr.Mode&(syscall.S_ISUID|syscall.S_ISGID) == 0 {
-			d.nodes.setPlain(out.NodeId, 0) // new: nobody else knows it yet
+			d.nodes.setPlain(out.NodeID, 0) // new: nobody else knows it yet
 		}
 	}
 	return
 }
 
-// Mkdir implements gofuse.RawFileSystem.
-func (d *door) Mkdir(cancel <-chan struct{}, in *gofuse.MkdirIn, name string, out *gofuse.EntryOut) (code gofuse.Status) {
-	r := d.begin(OpMkdir, cancel, &in.InHeader, name)
+// Mkdir implements kernel.Handler.
+func (d *door) Mkdir(q *kernel.Request, in *kernel.MkdirIn, name string, out *kernel.EntryOut) (code syscall.Errno) {
+	r := d.begin(OpMkdir, q, name)
 	defer r.end(&code)
 	if d.readOnly {
 		r.err = syscall.EROFS
 		return
 	}
 	d.maskFor(r, in.Umask)
-	if r.err = d.fs.Mkdir(r, &r.caller, vfs.Ino(in.NodeId), name, in.Mode&07777, &r.attr); r.err == nil {
+	if r.err = d.fs.Mkdir(r, &r.caller, vfs.Ino(q.NodeID), name, in.Mode&07777, &r.attr); r.err == nil {
 		d.fillEntry(&r.attr, out)
 	}
 	return
 }
 
-// Symlink implements gofuse.RawFileSystem.
-func (d *door) Symlink(cancel <-chan struct{}, h *gofuse.InHeader, target, name string, out *gofuse.EntryOut) (code gofuse.Status) {
-	r := d.begin(OpSymlink, cancel, h, name)
+// Symlink implements kernel.Handler.
+func (d *door) Symlink(q *kernel.Request, target, name string, out *kernel.EntryOut) (code syscall.Errno) {
+	r := d.begin(OpSymlink, q, name)
 	defer r.end(&code)
 	if d.readOnly {
 		r.err = syscall.EROFS
 		return
 	}
-	if r.err = d.fs.Symlink(r, &r.caller, vfs.Ino(h.NodeId), name, target, &r.attr); r.err == nil {
+	if r.err = d.fs.Symlink(r, &r.caller, vfs.Ino(q.NodeID), name, target, &r.attr); r.err == nil {
 		d.fillEntry(&r.attr, out)
 	}
 	return
 }
 
-// Readlink implements gofuse.RawFileSystem.
-func (d *door) Readlink(cancel <-chan struct{}, h *gofuse.InHeader) (out []byte, code gofuse.Status) {
-	r := d.begin(OpReadlink, cancel, h, "")
+// Readlink implements kernel.Handler.
+func (d *door) Readlink(q *kernel.Request) (target string, code syscall.Errno) {
+	r := d.begin(OpReadlink, q, "")
 	defer r.end(&code)
-	var target string
-	if target, r.err = d.fs.Readlink(r, &r.caller, vfs.Ino(h.NodeId)); r.err == nil {
-		out = []byte(target)
-	}
+	target, r.err = d.fs.Readlink(r, &r.caller, vfs.Ino(q.NodeID))
 	return
 }
 
-// Link implements gofuse.RawFileSystem.
-func (d *door) Link(cancel <-chan struct{}, in *gofuse.LinkIn, name string, out *gofuse.EntryOut) (code gofuse.Status) {
-	r := d.begin(OpLink, cancel, &in.InHeader, name)
+// Link implements kernel.Handler.
+func (d *door) Link(q *kernel.Request, in *kernel.LinkIn, name string, out *kernel.EntryOut) (code syscall.Errno) {
+	r := d.begin(OpLink, q, name)
 	defer r.end(&code)
 	if d.readOnly {
 		r.err = syscall.EROFS
 		return
 	}
-	if r.err = d.fs.Link(r, &r.caller, vfs.Ino(in.Oldnodeid), vfs.Ino(in.NodeId), name, &r.attr); r.err == nil {
+	if r.err = d.fs.Link(r, &r.caller, vfs.Ino(in.OldNodeID), vfs.Ino(q.NodeID), name, &r.attr); r.err == nil {
 		d.fillEntry(&r.attr, out)
 	}
 	return
 }
 
-// Unlink implements gofuse.RawFileSystem.
-func (d *door) Unlink(cancel <-chan struct{}, h *gofuse.InHeader, name string) (code gofuse.Status) {
-	r := d.begin(OpUnlink, cancel, h, name)
+// Unlink implements kernel.Handler.
+func (d *door) Unlink(q *kernel.Request, name string) (code syscall.Errno) {
+	r := d.begin(OpUnlink, q, name)
 	defer r.end(&code)
 	if d.readOnly {
 		r.err = syscall.EROFS
 		return
 	}
-	r.err = d.fs.Unlink(r, &r.caller, vfs.Ino(h.NodeId), name)
+	r.err = d.fs.Unlink(r, &r.caller, vfs.Ino(q.NodeID), name)
 	return
 }
 
-// Rmdir implements gofuse.RawFileSystem.
-func (d *door) Rmdir(cancel <-chan struct{}, h *gofuse.InHeader, name string) (code gofuse.Status) {
-	r := d.begin(OpRmdir, cancel, h, name)
+// Rmdir implements kernel.Handler.
+func (d *door) Rmdir(q *kernel.Request, name string) (code syscall.Errno) {
+	r := d.begin(OpRmdir, q, name)
 	defer r.end(&code)
 	if d.readOnly {
 		r.err = syscall.EROFS
 		return
 	}
-	r.err = d.fs.Rmdir(r, &r.caller, vfs.Ino(h.NodeId), name)
+	r.err = d.fs.Rmdir(r, &r.caller, vfs.Ino(q.NodeID), name)
 	return
 }
 
-// Rename implements gofuse.RawFileSystem.
-func (d *door) Rename(cancel <-chan struct{}, in *gofuse.RenameIn, oldName, newName string) (code gofuse.Status) {
-	r := d.begin(OpRename, cancel, &in.InHeader, oldName)
+// Rename implements kernel.Handler.
+func (d *door) Rename(q *kernel.Request, in *kernel.RenameIn, oldName, newName string) (code syscall.Errno) {
+	r := d.begin(OpRename, q, oldName)
 	defer r.end(&code)
 	if d.readOnly {
 		r.err = syscall.EROFS
 		return
 	}
-	r.err = d.fs.Rename(r, &r.caller, vfs.Ino(in.NodeId), oldName, vfs.Ino(in.Newdir), newName, in.Flags)
+	r.err = d.fs.Rename(r, &r.caller, vfs.Ino(q.NodeID), oldName, vfs.Ino(in.NewDir), newName, in.Flags)
 	return
 }

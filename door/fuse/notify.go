@@ -1,14 +1,10 @@
 package fuse
 
 import (
-	"encoding/binary"
 	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
-
-	gofuse "github.com/hanwen/go-fuse/v2/fuse"
-	"golang.org/x/sys/unix"
 
 	"github.com/massif-fs/massif/vfs"
 )
@@ -229,51 +225,29 @@ func (n *notifier) dropAll() {
 // allowed as it never waits for locks.
 func (n *notifier) attributesNow(ino uint64) { n.attributes(ino) }
 
-// The messages: struct fuse_out_header with the code in place of an errno and
-// without a unique number, then the notification (linux/fuse.h).
-
 func (n *notifier) attributes(ino uint64) { n.inode(ino, -1, 0) }
 
 // inode invalidates attributes and, from off >= 0, pages (length 0: to the end).
 func (n *notifier) inode(ino uint64, off, length int64) {
-	var b [16 + 24]byte
-	binary.NativeEndian.PutUint64(b[16:], ino)
-	binary.NativeEndian.PutUint64(b[24:], uint64(off))
-	binary.NativeEndian.PutUint64(b[32:], uint64(length))
-	n.send(b[:], gofuse.NOTIFY_INVAL_INODE)
+	n.sentTo(n.door.conn.InvalInode(ino, off, length))
 }
 
 // entry makes a directory forget a name, found or not found.
 func (n *notifier) entry(parent uint64, name string) {
-	b := make([]byte, 16+16+len(name)+1)
-	binary.NativeEndian.PutUint64(b[16:], parent)
-	binary.NativeEndian.PutUint32(b[24:], uint32(len(name)))
-	copy(b[32:], name)
-	n.send(b, gofuse.NOTIFY_INVAL_ENTRY)
+	n.sentTo(n.door.conn.InvalEntry(parent, name, 0))
 }
 
 // epoch makes every name be looked up again at its next use. It never blocks.
-func (n *notifier) epoch() {
-	var b [16]byte
-	n.send(b[:], gofuse.NOTIFY_INC_EPOCH)
-}
+func (n *notifier) epoch() { n.sentTo(n.door.conn.IncEpoch()) }
 
-func (n *notifier) send(b []byte, code int32) {
-	binary.NativeEndian.PutUint32(b, uint32(len(b)))
-	binary.NativeEndian.PutUint32(b[4:], uint32(-code)) // go-fuse has the codes negative
-	for {
-		_, err := unix.Write(n.door.connFd, b)
-		switch err {
-		case nil:
-			n.sent.Add(1)
-		case unix.EINTR:
-			continue
-		case unix.ENOENT, unix.ENOTDIR: // the kernel does not know it (any more)
-		case unix.ENODEV, unix.ENOTCONN, unix.EBADF:
-			// it is gone
-		default:
-			n.door.complain("notify", syscall.Errno(err.(unix.Errno)))
-		}
-		return
+// sentTo takes note of what a notification has come to.
+func (n *notifier) sentTo(errno syscall.Errno) {
+	switch errno {
+	case 0:
+		n.sent.Add(1)
+	case syscall.ENOENT, syscall.ENOTDIR: // the kernel does not know it (any more)
+	case syscall.ENODEV, syscall.ENOTCONN, syscall.EBADF: // it is gone
+	default:
+		n.door.complain("notify", errno)
 	}
 }

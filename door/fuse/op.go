@@ -39,6 +39,7 @@ const (
 	OpSetLock
 	OpIoctl
 	OpAccess
+	OpSyncFS
 	// OpCount is how many operations there are.
 	OpCount
 )
@@ -47,7 +48,7 @@ var opNames = [OpCount]string{
 	"lookup", "forget", "getattr", "setattr", "readlink", "symlink", "mknod", "mkdir", "unlink", "rmdir",
 	"rename", "link", "open", "create", "tmpfile", "read", "write", "flush", "fsync", "release", "fallocate",
 	"lseek", "copy_range", "statfs", "getxattr", "setxattr", "listxattr", "removexattr", "opendir", "readdir",
-	"readdirplus", "releasedir", "fsyncdir", "getlock", "setlock", "ioctl", "access",
+	"readdirplus", "releasedir", "fsyncdir", "getlock", "setlock", "ioctl", "access", "syncfs",
 }
 
 // OpName returns the name of an operation, as in logs and metrics.

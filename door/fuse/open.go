@@ -3,8 +3,7 @@ package fuse
 import (
 	"syscall"
 
-	gofuse "github.com/hanwen/go-fuse/v2/fuse"
-
+	"github.com/massif-fs/massif/door/fuse/kernel"
 	"github.com/massif-fs/massif/vfs"
 )
 
@@ -25,13 +24,13 @@ func (d *door) treeFlags(flags uint32) int {
 	return f
 }
 
-// Create implements gofuse.RawFileSystem. Stateless mounts say ENOSYS, once: the
+// Create implements kernel.Handler. Stateless mounts say ENOSYS, once: the
 // kernel then uses MKNOD and opens without a message.
-func (d *door) Create(cancel <-chan struct{}, in *gofuse.CreateIn, name string, out *gofuse.CreateOut) (code gofuse.Status) {
+func (d *door) Create(q *kernel.Request, in *kernel.CreateIn, name string, out *kernel.CreateOut) (code syscall.Errno) {
 	if d.stateless && !d.readOnly {
-		return gofuse.ENOSYS
+		return syscall.ENOSYS
 	}
-	r := d.begin(OpCreate, cancel, &in.InHeader, name)
+	r := d.begin(OpCreate, q, name)
 	defer r.end(&code)
 	if d.readOnly {
 		r.err = syscall.EROFS
@@ -39,7 +38,7 @@ func (d *door) Create(cancel <-chan struct{}, in *gofuse.CreateIn, name string, 
 	}
 	d.maskFor(r, in.Umask)
 	var f vfs.File
-	f, r.err = d.fs.Create(r, &r.caller, vfs.Ino(in.NodeId), name, in.Mode&07777, d.treeFlags(in.Flags), &r.attr)
+	f, r.err = d.fs.Create(r, &r.caller, vfs.Ino(q.NodeID), name, in.Mode&07777, d.treeFlags(in.Flags), &r.attr)
 	if r.err == nil {
 		d.fillEntry(&r.attr, &out.EntryOut)
 		d.opened(f, uint64(r.attr.Ino), in.Flags, &out.OpenOut)
@@ -47,12 +46,12 @@ func (d *door) Create(cancel <-chan struct{}, in *gofuse.CreateIn, name string, 
 	return
 }
 
-// Tmpfile implements gofuse.RawFileSystem: open(2) with O_TMPFILE.
-func (d *door) Tmpfile(cancel <-chan struct{}, in *gofuse.CreateIn, out *gofuse.CreateOut) (code gofuse.Status) {
+// Tmpfile implements kernel.Handler: open(2) with O_TMPFILE.
+func (d *door) Tmpfile(q *kernel.Request, in *kernel.CreateIn, out *kernel.CreateOut) (code syscall.Errno) {
 	if d.tmpfile == nil {
-		return gofuse.ENOSYS // the kernel says EOPNOTSUPP and does not ask again
+		return syscall.ENOSYS // the kernel says EOPNOTSUPP and does not ask again
 	}
-	r := d.begin(OpTmpfile, cancel, &in.InHeader, "")
+	r := d.begin(OpTmpfile, q, "")
 	defer r.end(&code)
 	if d.readOnly {
 		r.err = syscall.EROFS
@@ -60,13 +59,13 @@ func (d *door) Tmpfile(cancel <-chan struct{}, in *gofuse.CreateIn, out *gofuse.
 	}
 	d.maskFor(r, in.Umask)
 	var f vfs.File
-	f, r.err = d.tmpfile.Tmpfile(r, &r.caller, vfs.Ino(in.NodeId), in.Mode&07777, d.treeFlags(in.Flags), &r.attr)
+	f, r.err = d.tmpfile.Tmpfile(r, &r.caller, vfs.Ino(q.NodeID), in.Mode&07777, d.treeFlags(in.Flags), &r.attr)
 	if r.err != nil {
 		return
 	}
 	d.fillEntry(&r.attr, &out.EntryOut)
 	if d.stateless {
-		out.OpenFlags = gofuse.FOPEN_KEEP_CACHE
+		out.OpenFlags = kernel.FopenKeepCache
 		r.err = f.Close() // the pin keeps the inode
 		return
 	}
@@ -74,41 +73,41 @@ func (d *door) Tmpfile(cancel <-chan struct{}, in *gofuse.CreateIn, out *gofuse.
 	return
 }
 
-// Open implements gofuse.RawFileSystem. Stateless mounts say ENOSYS, once: from
+// Open implements kernel.Handler. Stateless mounts say ENOSYS, once: from
 // then on the kernel opens files without a message and uses the handle 0.
-func (d *door) Open(cancel <-chan struct{}, in *gofuse.OpenIn, out *gofuse.OpenOut) (code gofuse.Status) {
+func (d *door) Open(q *kernel.Request, in *kernel.OpenIn, out *kernel.OpenOut) (code syscall.Errno) {
 	if d.stateless {
-		return gofuse.ENOSYS
+		return syscall.ENOSYS
 	}
-	r := d.begin(OpOpen, cancel, &in.InHeader, "")
+	r := d.begin(OpOpen, q, "")
 	defer r.end(&code)
 	if d.readOnly && (in.Flags&syscall.O_ACCMODE != syscall.O_RDONLY || in.Flags&syscall.O_TRUNC != 0) {
 		r.err = syscall.EROFS
 		return
 	}
 	var f vfs.File
-	if f, r.err = d.fs.Open(r, &r.caller, vfs.Ino(in.NodeId), d.treeFlags(in.Flags)); r.err != nil {
+	if f, r.err = d.fs.Open(r, &r.caller, vfs.Ino(q.NodeID), d.treeFlags(in.Flags)); r.err != nil {
 		return
 	}
-	if in.Mode&gofuse.OPEN_KILL_SUIDGID != 0 && in.Flags&syscall.O_TRUNC != 0 {
-		if r.err = d.killPrivileges(r, in.NodeId); r.err != nil {
+	if in.OpenFlags&kernel.OpenKillSUIDGID != 0 && in.Flags&syscall.O_TRUNC != 0 {
+		if r.err = d.killPrivileges(r, q.NodeID); r.err != nil {
 			f.Close()
 			return
 		}
 	}
-	d.opened(f, in.NodeId, in.Flags, out)
+	d.opened(f, q.NodeID, in.Flags, out)
 	return
 }
 
 // opened gives the kernel a handle.
-func (d *door) opened(f vfs.File, ino uint64, flags uint32, out *gofuse.OpenOut) {
+func (d *door) opened(f vfs.File, ino uint64, flags uint32, out *kernel.OpenOut) {
 	h := &handle{ino: ino, file: f}
-	out.OpenFlags = gofuse.FOPEN_PARALLEL_DIRECT_WRITES
+	out.OpenFlags = kernel.FopenParallelDirectWrites
 	if d.keepCache {
-		out.OpenFlags |= gofuse.FOPEN_KEEP_CACHE
+		out.OpenFlags |= kernel.FopenKeepCache
 	}
 	if flags&syscall.O_ACCMODE == syscall.O_RDONLY && d.locks == nil {
-		out.OpenFlags |= gofuse.FOPEN_NOFLUSH
+		out.OpenFlags |= kernel.FopenNoFlush
 	}
 	if d.passthrough {
 		d.attach(h, out)
@@ -116,14 +115,13 @@ func (d *door) opened(f vfs.File, ino uint64, flags uint32, out *gofuse.OpenOut)
 	out.Fh = d.handles.addFile(h, flags)
 }
 
-// Release implements gofuse.RawFileSystem; nobody waits for its reply.
-func (d *door) Release(cancel <-chan struct{}, in *gofuse.ReleaseIn) {
-	var code gofuse.Status
-	r := d.begin(OpRelease, cancel, &in.InHeader, "")
+// Release implements kernel.Handler; nobody waits for its reply.
+func (d *door) Release(q *kernel.Request, in *kernel.ReleaseIn) {
+	var code syscall.Errno
+	r := d.begin(OpRelease, q, "")
 	defer r.end(&code)
-	const releaseFlockUnlock = 1 << 1 // FUSE_RELEASE_FLOCK_UNLOCK
-	if d.locks != nil && in.ReleaseFlags&releaseFlockUnlock != 0 {
-		if err := d.locks.ReleaseLocks(r, vfs.Ino(in.NodeId), in.LockOwner, vfs.LockFlock); err != nil {
+	if d.locks != nil && in.ReleaseFlags&kernel.ReleaseFlockUnlock != 0 {
+		if err := d.locks.ReleaseLocks(r, vfs.Ino(q.NodeID), in.LockOwner, vfs.LockFlock); err != nil {
 			r.err = err
 		}
 	}

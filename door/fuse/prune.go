@@ -1,11 +1,10 @@
 package fuse
 
 import (
-	"encoding/binary"
 	"sync"
 	"time"
 
-	gofuse "github.com/hanwen/go-fuse/v2/fuse"
+	"github.com/massif-fs/massif/door/fuse/kernel"
 )
 
 // pruner keeps the number of inodes that the kernel knows, and so what door and
@@ -78,7 +77,7 @@ func (p *pruner) round(d *door) {
 	left := d.nodes.total.Load() - p.limit*9/10
 	var batch []uint64
 	d.nodes.inos(func(ino uint64) bool {
-		if ino == gofuse.FUSE_ROOT_ID {
+		if ino == kernel.RootID {
 			return true
 		}
 		if batch = append(batch, ino); len(batch) == pruneBatch {
@@ -95,10 +94,5 @@ func (p *pruner) round(d *door) {
 
 // prune asks the kernel to forget inodes that are not in use.
 func (n *notifier) prune(inos []uint64) {
-	b := make([]byte, 16+16+8*len(inos))
-	binary.NativeEndian.PutUint32(b[16:], uint32(len(inos)))
-	for i, ino := range inos {
-		binary.NativeEndian.PutUint64(b[32+8*i:], ino)
-	}
-	n.send(b, gofuse.NOTIFY_PRUNE)
+	n.sentTo(n.door.conn.Prune(inos))
 }

@@ -9,16 +9,17 @@ import (
 	"syscall"
 	"time"
 
-	gofuse "github.com/hanwen/go-fuse/v2/fuse"
-
+	"github.com/massif-fs/massif/door/fuse/kernel"
 	"github.com/massif-fs/massif/vfs"
 )
 
 // request is what the door needs during one message of the kernel: the context
-// given to the tree, the caller, and room for results. Requests are pooled: a
-// tree keeps neither the context nor the buffers (see vfs).
+// given to the tree, the caller, and room for results. It lives with its
+// kernel.Request and is used again for the next message: a tree keeps neither the
+// context nor the buffers (see vfs).
 type request struct {
 	door   *door
+	q      *kernel.Request
 	op     int
 	ino    uint64
 	name   string
@@ -48,20 +49,21 @@ type request struct {
 // wait for a lock.
 const interruptGrace = time.Second
 
-var requestPool = sync.Pool{New: func() any { return new(request) }}
-
 // begin opens a request. Each handler pairs it with a deferred end.
-func (d *door) begin(op int, cancel <-chan struct{}, h *gofuse.InHeader, name string) *request {
-	r := requestPool.Get().(*request)
-	r.door = d
+func (d *door) begin(op int, q *kernel.Request, name string) *request {
+	r, ok := q.Local.(*request)
+	if !ok {
+		r = &request{door: d, q: q}
+		q.Local = r
+	}
 	r.op = op
-	r.ino = h.NodeId
+	r.ino = q.NodeID
 	r.name = name
-	r.cancel = cancel
+	r.cancel = q.Interrupted()
 	r.prompt = false
 	r.bytes = 0
 	r.err = nil
-	r.caller = vfs.Caller{UID: h.Uid, GID: h.Gid, PID: h.Pid}
+	r.caller = vfs.Caller{UID: q.UID, GID: q.GID, PID: q.PID}
 	r.start = d.now()
 	d.inflight.Add(1)
 	d.lastRequest.Store(int64(r.start))
@@ -70,11 +72,10 @@ func (d *door) begin(op int, cancel <-chan struct{}, h *gofuse.InHeader, name st
 
 // end closes a request: it turns r.err into the reply's status, counts and logs.
 // A panic of the handler becomes EIO for this request alone.
-func (r *request) end(code *gofuse.Status) {
+func (r *request) end(code *syscall.Errno) {
 	d := r.door
-	reusable := true
 	if p := recover(); p != nil {
-		reusable = false // somebody may still hold it
+		r.q.Local = nil // somebody may still hold it
 		r.err = vfs.WithErrno(syscall.EIO, fmt.Errorf("panic: %v", p))
 		d.panics.Add(1)
 		d.log.Error("panic in the file system", "op", OpName(r.op), "ino", r.ino, "name", r.name,
@@ -87,7 +88,7 @@ func (r *request) end(code *gofuse.Status) {
 			d.complaints.report(d.log, r, errno)
 		}
 	}
-	*code = gofuse.Status(errno)
+	*code = errno
 	took := d.now() - r.start
 	d.counts[r.op].add(took, r.bytes, errno)
 	if d.opts.Recorder != nil {
@@ -101,16 +102,11 @@ func (r *request) end(code *gofuse.Status) {
 	}
 	d.inflight.Add(-1)
 	r.finish()
-	if !reusable {
-		return
-	}
-	r.cancel = nil
 	r.err = nil
 	r.name = ""
 	if cap(r.learnt) > 4096 {
 		r.learnt = nil
 	}
-	requestPool.Put(r)
 }
 
 // finish lets go of whoever waits for an interrupt of the request.

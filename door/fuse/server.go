@@ -4,18 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log"
-	"log/slog"
 	"os"
 	"path/filepath"
-	"strings"
 	"sync"
 	"syscall"
 	"time"
 
-	gofuse "github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
 
+	"github.com/massif-fs/massif/door/fuse/kernel"
 	"github.com/massif-fs/massif/vfs"
 )
 
@@ -88,18 +85,17 @@ func canonicalMountpoint(p string) (string, error) {
 // start takes over fd: it answers INIT and serves.
 func (s *Server) start(fd int) error {
 	d := s.door
-	notifyFd, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 3)
+	conn, err := kernel.Open(fd, kernel.Config{
+		Features: d.features(),
+		MaxWrite: d.opts.MaxWrite, MaxReadAhead: d.opts.MaxReadAhead, MaxBackground: d.opts.MaxBackground,
+		MaxMemory: d.opts.MaxRequestMemory, Logger: d.log, Debug: d.opts.Debug,
+	}, d)
 	if err != nil {
 		unix.Close(fd)
-		return fmt.Errorf("mount %s: dup: %w", s.mountpoint, err)
-	}
-	d.conn, d.connFd = os.NewFile(uintptr(notifyFd), "/dev/fuse"), notifyFd
-	srv, err := gofuse.NewServer(d, fmt.Sprintf("/dev/fd/%d", fd), d.libraryOptions())
-	if err != nil {
-		d.conn.Close()
 		return fmt.Errorf("mount %s: %w", s.mountpoint, err)
 	}
-	d.settle(srv.KernelSettings().Flags64(), srv.KernelSettings().Minor)
+	d.conn = conn
+	d.settle(conn.Init())
 	if dev, ok, err := topMount(s.mountpoint); err == nil && ok {
 		s.dev = dev
 	} else {
@@ -108,11 +104,11 @@ func (s *Server) start(fd int) error {
 	if d.kernelMinor >= pruneMinor {
 		d.pruner.start(d, d.opts.MaxNodes, s.stop, &s.workers)
 	}
-	d.nodes.learn(gofuse.FUSE_ROOT_ID)
+	d.nodes.learn(kernel.RootID)
 	s.workers.Add(1)
 	go func() {
 		defer s.workers.Done()
-		srv.Serve()
+		conn.Serve()
 		close(s.stop)
 	}()
 	if w, ok := d.fs.(vfs.Watchable); ok {
@@ -136,14 +132,11 @@ func (s *Server) finish() {
 	close(s.served)
 }
 
-// prime makes the kernel's first contacts: POLL, so that a Go process that uses
-// its own mount cannot starve its scheduler with it (see go-fuse's poll.go), and
-// the readahead window.
+// prime makes the kernel's first contacts: POLL (see kernel.Conn.Prime), and the
+// readahead window.
 func (s *Server) prime() {
-	const pollName = ".go-fuse-epoll-hack" // go-fuse answers for this name itself
-	if fd, err := unix.Open(filepath.Join(s.mountpoint, pollName), unix.O_RDONLY|unix.O_CLOEXEC, 0); err == nil {
-		unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN | unix.POLLOUT}}, 0)
-		unix.Close(fd)
+	if err := s.door.conn.Prime(s.mountpoint); err != nil {
+		s.door.log.Warn("a program written in Go that serves and uses this mount may hang", "error", err)
 	}
 	if os.Geteuid() == 0 && s.dev != (device{}) {
 		if err := setReadAhead(s.dev, s.door.opts.MaxReadAhead); err != nil {
@@ -290,65 +283,30 @@ func (s *Server) watchIdle() {
 	}
 }
 
-// libraryOptions translates the door's options for go-fuse.
-func (d *door) libraryOptions() *gofuse.MountOptions {
-	extra := uint64(gofuse.CAP_ASYNC_DIO | gofuse.CAP_HANDLE_KILLPRIV_V2 | gofuse.CAP_SETXATTR_EXT |
-		gofuse.CAP_NO_OPENDIR_SUPPORT | gofuse.CAP_EXPORT_SUPPORT | gofuse.CAP_DIRECT_IO_ALLOW_MMAP |
-		gofuse.CAP_HAS_EXPIRE_ONLY)
-	var disabled uint64
-	if !d.longLived {
-		extra |= gofuse.CAP_READDIRPLUS_AUTO
+// features are what the door wants of the kernel.
+func (d *door) features() kernel.Features {
+	want := kernel.AsyncRead | kernel.ExportSupport | kernel.BigWrites | kernel.ReaddirPlus | kernel.AsyncDIO |
+		kernel.NoOpenSupport | kernel.NoOpendirSupport | kernel.ParallelDirOps | kernel.MaxPages |
+		kernel.CacheSymlinks | // a link's target never changes
+		kernel.HandleKillprivV2 | kernel.SetXattrExt | kernel.HasExpireOnly | kernel.DirectIOAllowMmap | kernel.HasResend
+	for _, f := range []struct {
+		on   bool
+		want kernel.Features
+	}{
+		{!d.longLived, kernel.ReaddirPlusAuto},
+		{!d.stateless, kernel.AtomicOTrunc},
+		{d.writeback, kernel.WritebackCache},
+		{d.passthrough, kernel.Passthrough},
+		{d.acl, kernel.PosixACL | kernel.DontMask},
+		{d.locks != nil, kernel.PosixLocks | kernel.FlockLocks},
+		{d.keepCache && d.longLived, kernel.ExplicitInvalData},
+		{!(d.keepCache && d.longLived), kernel.AutoInvalData},
+	} {
+		if f.on {
+			want |= f.want
+		}
 	}
-	if !d.stateless {
-		extra |= gofuse.CAP_ATOMIC_O_TRUNC
-	}
-	if d.writeback {
-		extra |= gofuse.CAP_WRITEBACK_CACHE
-	}
-	if d.acl {
-		extra |= gofuse.CAP_DONT_MASK
-	}
-	if !d.passthrough {
-		disabled |= gofuse.CAP_PASSTHROUGH
-	}
-	return &gofuse.MountOptions{
-		FsName:                   d.opts.FsName,
-		Name:                     d.opts.Subtype,
-		MaxBackground:            d.opts.MaxBackground,
-		MaxInflightRequestBytes:  d.opts.MaxRequestMemory,
-		MaxWrite:                 d.opts.MaxWrite,
-		MaxReadAhead:             d.opts.MaxReadAhead,
-		EnableLocks:              d.locks != nil,
-		EnableAcl:                d.acl,
-		EnableSymlinkCaching:     true, // a link's target never changes
-		ExplicitDataCacheControl: d.keepCache && d.longLived,
-		DisableXAttrs:            d.xattrs == nil,
-		DisableSplice:            true, // replies come from memory
-		ExtraCapabilities:        extra,
-		DisabledCapabilities:     disabled,
-		Debug:                    d.opts.Debug,
-		Logger:                   log.New(libraryLog{d.log}, "", 0),
-		PanicHandler: func(p any) gofuse.Status {
-			d.log.Error("panic in the FUSE door", "panic", fmt.Sprint(p))
-			return gofuse.EIO
-		},
-	}
-}
-
-// libraryLog passes go-fuse's log lines on.
-type libraryLog struct{ log *slog.Logger }
-
-func (l libraryLog) Write(p []byte) (int, error) {
-	line := strings.TrimSpace(string(p))
-	switch {
-	case strings.HasPrefix(line, "rx "), strings.HasPrefix(line, "tx "), strings.HasPrefix(line, "doBatchForget"):
-		l.log.Info(line) // only with Debug on
-	case strings.HasPrefix(line, "Unimplemented opcode"):
-		l.log.Debug(line)
-	default:
-		l.log.Warn("fuse: " + line)
-	}
-	return len(p), nil
+	return want
 }
 
 // probeACL finds whether a tree keeps POSIX ACLs.

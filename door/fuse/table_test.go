@@ -8,8 +8,7 @@ import (
 	"syscall"
 	"testing"
 
-	gofuse "github.com/hanwen/go-fuse/v2/fuse"
-
+	"github.com/massif-fs/massif/door/fuse/kernel"
 	"github.com/massif-fs/massif/vfs"
 )
 
@@ -154,34 +153,35 @@ func TestPlain(t *testing.T) {
 
 // TestHandlesOfPredecessor: a handle that another process has given works.
 func TestHandlesOfPredecessor(t *testing.T) {
-	cancel := make(chan struct{})
+	file := &kernel.Request{Header: kernel.Header{NodeID: 10}}
+	root := &kernel.Request{Header: kernel.Header{NodeID: kernel.RootID}}
 	old, successor := nullDoor(t, Off), nullDoor(t, Off)
 	for successor.handles.epoch == old.handles.epoch {
 		successor.handles.init()
 	}
-	h := gofuse.InHeader{NodeId: 10}
-	var out gofuse.OpenOut
-	old.Open(cancel, &gofuse.OpenIn{InHeader: h, Flags: syscall.O_WRONLY | syscall.O_APPEND}, &out)
-	var dir gofuse.OpenOut
-	old.OpenDir(cancel, &gofuse.OpenIn{InHeader: gofuse.InHeader{NodeId: 1}}, &dir)
+	var out kernel.OpenOut
+	old.Open(file, &kernel.OpenIn{Flags: syscall.O_WRONLY | syscall.O_APPEND}, &out)
+	var dir kernel.OpenOut
+	old.OpenDir(root, &kernel.OpenIn{}, &dir)
 
-	if n, code := successor.Write(cancel, &gofuse.WriteIn{InHeader: h, Fh: out.Fh}, []byte("x")); n != 1 || !code.Ok() {
+	file.Local, root.Local = nil, nil // another door
+	if n, code := successor.Write(file, &kernel.WriteIn{Fh: out.Fh}, []byte("x")); n != 1 || code != 0 {
 		t.Errorf("write: %d, %v", n, code)
 	}
-	list := gofuse.NewDirEntryList(make([]byte, 4096), 0)
-	if code := successor.ReadDir(cancel, &gofuse.ReadIn{InHeader: gofuse.InHeader{NodeId: 1}, Fh: dir.Fh}, list); !code.Ok() || len(list.Bytes()) == 0 {
+	list := kernel.NewDirList(make([]byte, 4096))
+	if code := successor.ReadDir(root, &kernel.ReadIn{Fh: dir.Fh}, list); code != 0 || len(list.Bytes()) == 0 {
 		t.Errorf("readdir: %v", code)
 	}
 	if n := successor.handles.count(); n != 2 {
 		t.Errorf("%d handles", n)
 	}
-	successor.Release(cancel, &gofuse.ReleaseIn{InHeader: h, Fh: out.Fh})
-	successor.ReleaseDir(&gofuse.ReleaseIn{InHeader: gofuse.InHeader{NodeId: 1}, Fh: dir.Fh})
+	successor.Release(file, &kernel.ReleaseIn{Fh: out.Fh})
+	successor.ReleaseDir(root, &kernel.ReleaseIn{Fh: dir.Fh})
 	if n := successor.handles.count(); n != 0 {
 		t.Errorf("%d handles after release", n)
 	}
 	// One that this process never gave is wrong.
-	if _, code := successor.Write(cancel, &gofuse.WriteIn{InHeader: h, Fh: successor.handles.epoch | 12345}, nil); code != gofuse.EBADF {
+	if _, code := successor.Write(file, &kernel.WriteIn{Fh: successor.handles.epoch | 12345}, nil); code != syscall.EBADF {
 		t.Errorf("write with a made-up handle: %v", code)
 	}
 }
@@ -245,12 +245,12 @@ func TestMountHelper(t *testing.T) {
 // one that uses the same memory.
 func TestDerivedContexts(t *testing.T) {
 	d := nullDoor(t, On)
-	h := &gofuse.InHeader{NodeId: 10}
+	q := &kernel.Request{Header: kernel.Header{NodeID: 10}}
 	for i := range 200 {
 		cancel := make(chan struct{})
-		var code gofuse.Status
-		r := d.begin(OpSetLock, cancel, h, "")
-		r.prompt = true
+		var code syscall.Errno
+		r := d.begin(OpSetLock, q, "")
+		r.cancel, r.prompt = cancel, true
 		ctx, stop := context.WithCancel(r)
 		if i%2 == 0 {
 			close(cancel)
@@ -259,7 +259,7 @@ func TestDerivedContexts(t *testing.T) {
 			t.Fatal("cancelled by nobody")
 		}
 		r.end(&code)
-		next := d.begin(OpGetAttr, make(chan struct{}), h, "") // likely the same memory
+		next := d.begin(OpGetAttr, q, "") // the same memory
 		if i%2 == 1 {
 			if ctx.Err() != nil {
 				t.Fatal("cancelled by another request")

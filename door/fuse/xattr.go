@@ -4,26 +4,27 @@ import (
 	"strings"
 	"syscall"
 
-	gofuse "github.com/hanwen/go-fuse/v2/fuse"
-
+	"github.com/massif-fs/massif/door/fuse/kernel"
 	"github.com/massif-fs/massif/vfs"
 )
 
-// For trees without attributes go-fuse answers ENOSYS for the door, and the
-// kernel asks no more.
+// For trees without attributes the answer is ENOSYS, and the kernel asks no more.
 
 // maxXattrList is the kernel's limit of a list, in bytes (XATTR_LIST_MAX).
 const maxXattrList = 64 << 10
 
-// GetXAttr implements gofuse.RawFileSystem. An empty dest asks for the size.
-func (d *door) GetXAttr(cancel <-chan struct{}, h *gofuse.InHeader, name string, dest []byte) (size uint32, code gofuse.Status) {
-	r := d.begin(OpGetXattr, cancel, h, name)
+// GetXattr implements kernel.Handler. An empty dest asks for the size.
+func (d *door) GetXattr(q *kernel.Request, name string, dest []byte) (size int, code syscall.Errno) {
+	if d.xattrs == nil {
+		return 0, syscall.ENOSYS
+	}
+	r := d.begin(OpGetXattr, q, name)
 	defer r.end(&code)
 	var value []byte
-	if value, r.err = d.xattrs.GetXattr(r, &r.caller, vfs.Ino(h.NodeId), name); r.err != nil {
+	if value, r.err = d.xattrs.GetXattr(r, &r.caller, vfs.Ino(q.NodeID), name); r.err != nil {
 		return
 	}
-	size = uint32(len(value))
+	size = len(value)
 	r.bytes = len(value)
 	if len(dest) == 0 {
 		return
@@ -36,12 +37,15 @@ func (d *door) GetXAttr(cancel <-chan struct{}, h *gofuse.InHeader, name string,
 	return
 }
 
-// ListXAttr implements gofuse.RawFileSystem.
-func (d *door) ListXAttr(cancel <-chan struct{}, h *gofuse.InHeader, dest []byte) (size uint32, code gofuse.Status) {
-	r := d.begin(OpListXattr, cancel, h, "")
+// ListXattr implements kernel.Handler.
+func (d *door) ListXattr(q *kernel.Request, dest []byte) (size int, code syscall.Errno) {
+	if d.xattrs == nil {
+		return 0, syscall.ENOSYS
+	}
+	r := d.begin(OpListXattr, q, "")
 	defer r.end(&code)
 	var names []string
-	if names, r.err = d.xattrs.ListXattr(r, &r.caller, vfs.Ino(h.NodeId)); r.err != nil {
+	if names, r.err = d.xattrs.ListXattr(r, &r.caller, vfs.Ino(q.NodeID)); r.err != nil {
 		return
 	}
 	total := 0
@@ -52,7 +56,7 @@ func (d *door) ListXAttr(cancel <-chan struct{}, h *gofuse.InHeader, dest []byte
 		r.err = syscall.E2BIG
 		return
 	}
-	size = uint32(total)
+	size = total
 	if len(dest) == 0 {
 		return
 	}
@@ -68,20 +72,23 @@ func (d *door) ListXAttr(cancel <-chan struct{}, h *gofuse.InHeader, dest []byte
 	return
 }
 
-// SetXAttr implements gofuse.RawFileSystem.
-func (d *door) SetXAttr(cancel <-chan struct{}, in *gofuse.SetXAttrIn, name string, data []byte) (code gofuse.Status) {
-	r := d.begin(OpSetXattr, cancel, &in.InHeader, name)
+// SetXattr implements kernel.Handler.
+func (d *door) SetXattr(q *kernel.Request, in *kernel.SetXattrIn, name string, data []byte) (code syscall.Errno) {
+	if d.xattrs == nil {
+		return syscall.ENOSYS
+	}
+	r := d.begin(OpSetXattr, q, name)
 	defer r.end(&code)
 	if d.readOnly {
 		r.err = syscall.EROFS
 		return
 	}
 	r.bytes = len(data)
-	ino := vfs.Ino(in.NodeId)
+	ino := vfs.Ino(q.NodeID)
 	if r.err = d.xattrs.SetXattr(r, &r.caller, ino, name, data, in.Flags); r.err != nil {
 		return
 	}
-	if name == vfs.XattrACLAccess && in.SetXAttrFlags&gofuse.SETXATTR_ACL_KILL_SGID != 0 {
+	if name == vfs.XattrACLAccess && in.SetXattrFlags&kernel.SetXattrACLKillSGID != 0 {
 		// The caller is neither of the file's group nor privileged.
 		if r.err = d.fs.GetAttr(r, &r.caller, ino, &r.attr); r.err == nil && r.attr.Mode&syscall.S_ISGID != 0 {
 			r.set = vfs.SetAttr{Valid: vfs.SetMode, Mode: r.attr.Mode & 07777 &^ syscall.S_ISGID}
@@ -91,15 +98,18 @@ func (d *door) SetXAttr(cancel <-chan struct{}, in *gofuse.SetXAttrIn, name stri
 	return
 }
 
-// RemoveXAttr implements gofuse.RawFileSystem.
-func (d *door) RemoveXAttr(cancel <-chan struct{}, h *gofuse.InHeader, name string) (code gofuse.Status) {
-	r := d.begin(OpRemoveXattr, cancel, h, name)
+// RemoveXattr implements kernel.Handler.
+func (d *door) RemoveXattr(q *kernel.Request, name string) (code syscall.Errno) {
+	if d.xattrs == nil {
+		return syscall.ENOSYS
+	}
+	r := d.begin(OpRemoveXattr, q, name)
 	defer r.end(&code)
 	if d.readOnly {
 		r.err = syscall.EROFS
 		return
 	}
-	r.err = d.xattrs.RemoveXattr(r, &r.caller, vfs.Ino(h.NodeId), name)
+	r.err = d.xattrs.RemoveXattr(r, &r.caller, vfs.Ino(q.NodeID), name)
 	if r.err != nil && strings.HasPrefix(name, "system.posix_acl_") && vfs.ErrnoOf(r.err) == syscall.ENODATA {
 		r.err = nil // removing an ACL that is not there succeeds on Linux
 	}

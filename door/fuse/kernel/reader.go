@@ -1,0 +1,232 @@
+package kernel
+
+import (
+	"fmt"
+	"runtime/debug"
+	"syscall"
+	"unsafe"
+)
+
+// A buffer has a head and a payload:
+//
+//	0               replies with a structure: header, structure
+//	headStart       the message: header, body
+//	headSize        where the data of a WRITE begins, and the data of replies
+//
+// headStart is such that the data of a WRITE, behind a header and a WriteIn, begins
+// at the payload, which begins at a page: whole pages of a program's buffer are
+// copied to whole pages. The data of a reply goes to the same place, its header
+// just before it, over the message, when the handler is done with that: one write(2)
+// of one piece.
+const (
+	headSize  = 4096
+	headStart = headSize - headerSize - int(unsafe.Sizeof(WriteIn{}))
+)
+
+func newBuffer(payload int) []byte {
+	b := make([]byte, headSize+payload+pageSize)
+	skip := -int(uintptr(unsafe.Pointer(&b[0]))) & (pageSize - 1)
+	return b[skip : skip+headSize+payload : skip+headSize+payload]
+}
+
+// Serve answers the kernel until the mount is gone (unmounted, or the connection
+// aborted) and all handlers have returned. It is called once.
+func (c *Conn) Serve() {
+	for range min(2, c.maxReaders) {
+		c.readers.Add(1)
+		c.addReader()
+	}
+	c.wg.Wait()
+}
+
+// addReader starts a reader that was counted.
+func (c *Conn) addReader() {
+	c.resting.Add(1)
+	c.wg.Go(func() {
+		q := &Request{conn: c, buf: newBuffer(c.payload), cancel: make(chan struct{})}
+		c.register(q)
+		c.read(q)
+		c.unregister(q)
+		c.readers.Add(-1)
+	})
+}
+
+// grow sees to it that somebody reads while all readers are busy.
+func (c *Conn) grow() {
+	if c.readers.Add(1) > c.maxReaders {
+		c.readers.Add(-1)
+		return
+	}
+	c.addReader()
+}
+
+// read is the loop of a reader: it reads a message, handles it itself, and replies.
+// While it does, another one rests in read(2), or is started; when enough rest
+// already it ends. So the common case, a message answered from memory, costs two
+// system calls and no hand-over to another goroutine or thread, and yet a handler may
+// take as long as it wants.
+func (c *Conn) read(q *Request) {
+	in := q.buf[headStart:]
+	for {
+		n, _, errno := syscall.Syscall(syscall.SYS_READ, uintptr(c.fd), uintptr(unsafe.Pointer(&in[0])), uintptr(len(in)))
+		switch errno {
+		case 0:
+		case syscall.EINTR, syscall.EAGAIN, syscall.ENOENT: // ENOENT: its caller was killed before we came to read it
+			continue
+		case syscall.ENODEV, syscall.ECONNABORTED:
+			c.died()
+			c.resting.Add(-1)
+			return
+		default:
+			c.log.Error("fuse: reading from the kernel fails; the mount is given up", "error", errno.Error())
+			c.died()
+			c.resting.Add(-1)
+			return
+		}
+		if c.resting.Add(-1) == 0 {
+			c.grow()
+		}
+		c.handle(q, in[:n])
+		if c.resting.Add(1) > c.restingMax {
+			if c.resting.Add(-1) > 0 {
+				return
+			}
+			c.resting.Add(1)
+		}
+	}
+}
+
+// handle answers a message.
+func (c *Conn) handle(q *Request, msg []byte) {
+	if len(msg) < headerSize {
+		c.log.Error("fuse: a message is too short", "bytes", len(msg))
+		return
+	}
+	q.Header = *(*Header)(unsafe.Pointer(&msg[0]))
+	if int(q.Len) != len(msg) {
+		c.log.Error("fuse: a message is not as long as it says", "bytes", len(msg), "says", q.Len, "opcode", q.Opcode.String())
+	}
+	end := len(msg) - 8*int(q.ExtWords)
+	if end < headerSize {
+		end = headerSize
+	}
+	q.body = msg[headerSize:end:end]
+	if c.debug {
+		c.log.Info("fuse <-", "op", q.Opcode.String(), "unique", q.Unique, "node", q.NodeID, "bytes", len(msg), "pid", q.PID)
+	}
+	switch q.Opcode {
+	case opForget, opBatchForget, opInterrupt, opNotifyReply:
+		c.noReply(q)
+		return
+	case opSetlkw:
+		if c.detach(q, msg) {
+			return
+		}
+	}
+	c.answer(q)
+}
+
+// answer calls the handler and replies.
+func (c *Conn) answer(q *Request) {
+	q.start()
+	q.from = replyHeaderSize
+	size, errno := c.call(q)
+	q.end()
+	if errno != 0 {
+		q.from, size = replyHeaderSize, 0
+	}
+	c.reply(q, size, errno)
+}
+
+// call calls the handler and outlives its panics.
+func (c *Conn) call(q *Request) (size int, errno syscall.Errno) {
+	size, errno = 0, syscall.EIO // unless dispatch returns
+	defer c.outlive(q)
+	size, errno = c.dispatch(q)
+	return size, errno
+}
+
+// outlive is deferred by whoever calls the handler.
+func (c *Conn) outlive(q *Request) {
+	if p := recover(); p != nil {
+		c.log.Error("panic in the FUSE door", "op", q.Opcode.String(), "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+		q.Local = nil // somebody may still use it
+	}
+}
+
+// smallReply is up to what size a reply is written without telling Go's scheduler: it
+// takes the kernel a microsecond or two.
+const smallReply = 16 << 10
+
+// reply sends what lies in the buffer.
+func (c *Conn) reply(q *Request, size int, errno syscall.Errno) {
+	if c.debug {
+		c.log.Info("fuse ->", "op", q.Opcode.String(), "unique", q.Unique, "error", errnoName(errno), "bytes", size)
+	}
+	b := q.buf[q.from-replyHeaderSize : q.from+size]
+	h := (*replyHeader)(unsafe.Pointer(&b[0]))
+	*h = replyHeader{len: uint32(len(b)), error: -int32(errno), unique: q.Unique}
+	var e syscall.Errno
+	if len(b) <= smallReply {
+		_, _, e = syscall.RawSyscall(syscall.SYS_WRITE, uintptr(c.fd), uintptr(unsafe.Pointer(&b[0])), uintptr(len(b)))
+	} else {
+		_, _, e = syscall.Syscall(syscall.SYS_WRITE, uintptr(c.fd), uintptr(unsafe.Pointer(&b[0])), uintptr(len(b)))
+	}
+	switch e {
+	case 0, syscall.ENOENT, syscall.ENODEV: // answered already, since the connection was aborted
+		return
+	}
+	// The kernel did not understand it and the caller still waits.
+	c.log.Error("fuse: the kernel does not take a reply", "op", q.Opcode.String(), "bytes", len(b), "errno", int(errno), "error", e.Error())
+	*h = replyHeader{len: replyHeaderSize, error: -int32(syscall.EIO), unique: q.Unique}
+	c.write(b[:replyHeaderSize])
+}
+
+// write sends a message that may block.
+func (c *Conn) write(b []byte) syscall.Errno {
+	for {
+		_, _, e := syscall.Syscall(syscall.SYS_WRITE, uintptr(c.fd), uintptr(unsafe.Pointer(&b[0])), uintptr(len(b)))
+		if e != syscall.EINTR {
+			return e
+		}
+	}
+}
+
+func headerBytes(h *replyHeader) []byte {
+	return unsafe.Slice((*byte)(unsafe.Pointer(h)), replyHeaderSize)
+}
+
+const (
+	// waiterBuffer holds a SETLKW message and its reply.
+	waiterBuffer = headStart + 256
+	// maxWaiters bounds the memory of locks that are waited for.
+	maxWaiters = 16 << 10
+)
+
+// detach gives a message that may wait for ever to a goroutine of its own with a
+// buffer as small as it is, so that those who wait for locks do not use up the
+// readers. Too many of them get ENOLCK.
+func (c *Conn) detach(q *Request, msg []byte) bool {
+	if len(msg) > waiterBuffer-headStart {
+		return false
+	}
+	if c.waiting.Add(1) > maxWaiters {
+		c.waiting.Add(-1)
+		q.from = replyHeaderSize
+		c.reply(q, 0, syscall.ENOLCK)
+		return true
+	}
+	w := &Request{Header: q.Header, conn: c, buf: make([]byte, waiterBuffer), cancel: make(chan struct{})}
+	n := copy(w.buf[headStart:], msg)
+	w.body = w.buf[headStart+headerSize : headStart+n]
+	c.register(w)
+	c.wg.Go(func() {
+		c.answer(w)
+		c.unregister(w)
+		c.waiting.Add(-1)
+	})
+	return true
+}
+
+// Reading tells how many goroutines read from the kernel, for tests and statistics.
+func (c *Conn) Reading() int { return int(c.readers.Load()) }
