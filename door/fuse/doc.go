@@ -22,6 +22,9 @@
 // just as long as somebody can still name it. Handles: an open file has a
 // number too, see handles.go; both can be understood by a successor process.
 //
+// Package kernel, below this one, carries the messages and knows their form; this
+// package decides what is said.
+//
 // # What the kernel believes, and how long
 //
 // Five caches, each with its own rule (vfs.Policy is where a tree chooses):
@@ -111,7 +114,8 @@
 // A process should not use its own mount: a page fault on a mapped file of it stops
 // the Go scheduler that would have to serve it, and then only an abort of the
 // connection (Server.Abort, /sys/fs/fuse/connections) helps. For ordinary system
-// calls it is safe.
+// calls it is safe, with many at a time slow: each holds a processor (P) of Go's
+// scheduler for a while.
 //
 // # Interrupts, errors, panics
 //

@@ -2,11 +2,17 @@ package fuse
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
+	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -267,78 +273,162 @@ func benchmark(b *testing.B, f func(b *testing.B, mnt string)) {
 	}
 }
 
-func BenchmarkStat(b *testing.B) {
+// benchmarkClient does b.N times what clientOps names, in another process: programs that
+// use a mount are not the one that serves it, and share no scheduler with it.
+func benchmarkClient(b *testing.B, op string, callers int) {
 	benchmark(b, func(b *testing.B, mnt string) {
-		p := filepath.Join(mnt, "7")
-		var st syscall.Stat_t
-		for b.Loop() {
-			if err := syscall.Stat(p, &st); err != nil {
-				b.Fatal(err)
-			}
+		cmd := exec.Command(os.Args[0], "-test.run", "^$")
+		cmd.Env = append(os.Environ(), "MASSIF_NULL_CLIENT="+strings.Join([]string{op, strconv.Itoa(callers), strconv.Itoa(b.N)}, " "), "MASSIF_NULL_MOUNT="+mnt)
+		var said strings.Builder
+		cmd.Stderr = &said
+		out, err := cmd.Output()
+		if err != nil {
+			b.Fatal(err, said.String())
 		}
+		ns, err := strconv.ParseInt(strings.TrimSpace(string(out)), 10, 64)
+		if err != nil {
+			b.Fatal(err)
+		}
+		b.ReportMetric(float64(ns)/float64(b.N), "ns/op")
 	})
 }
 
-func BenchmarkOpenClose(b *testing.B) {
-	benchmark(b, func(b *testing.B, mnt string) {
-		p := filepath.Join(mnt, "7")
-		for b.Loop() {
+func init() {
+	task, ok := os.LookupEnv("MASSIF_NULL_CLIENT")
+	if !ok {
+		return
+	}
+	if err := nullClient(task, os.Getenv("MASSIF_NULL_MOUNT")); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	os.Exit(0)
+}
+
+// nullClient is the other process. It says how long it took, in nanoseconds.
+func nullClient(task, mnt string) error {
+	var op string
+	var callers, n int
+	if _, err := fmt.Sscan(task, &op, &callers, &n); err != nil {
+		return err
+	}
+	f := clientOps[op]
+	if f == nil {
+		return errors.New("unknown operation " + op)
+	}
+	if err := os.Chdir(mnt); err != nil {
+		return err
+	}
+	start := time.Now()
+	var wg sync.WaitGroup
+	errs := make([]error, callers)
+	for c := range callers {
+		wg.Go(func() {
+			runtime.LockOSThread()
+			errs[c] = f(c, (n+callers-1-c)/callers)
+		})
+	}
+	wg.Wait()
+	fmt.Println(time.Since(start).Nanoseconds())
+	return errors.Join(errs...)
+}
+
+// clientOps are loops of n operations, by relative path.
+var clientOps = map[string]func(caller, n int) error{
+	"stat": func(caller, n int) error {
+		p := strconv.Itoa(7 + caller)
+		var st syscall.Stat_t
+		for range n {
+			if err := syscall.Stat(p, &st); err != nil {
+				return err
+			}
+		}
+		return nil
+	},
+	"open": func(caller, n int) error {
+		p := strconv.Itoa(7 + caller)
+		for range n {
 			fd, err := syscall.Open(p, syscall.O_RDWR, 0)
 			if err != nil {
-				b.Fatal(err)
+				return err
 			}
 			syscall.Close(fd)
 		}
-	})
-}
-
-func BenchmarkCreateClose(b *testing.B) {
-	benchmark(b, func(b *testing.B, mnt string) {
-		i := 0
-		for b.Loop() {
-			i++
-			fd, err := syscall.Open(filepath.Join(mnt, "new"+strconv.Itoa(i)), syscall.O_CREAT|syscall.O_EXCL|syscall.O_WRONLY, 0o644)
+		return nil
+	},
+	"create": func(caller, n int) error {
+		for i := range n {
+			fd, err := syscall.Open(fmt.Sprintf("new%d-%d", caller, i), syscall.O_CREAT|syscall.O_EXCL|syscall.O_WRONLY, 0o644)
 			if err != nil {
-				b.Fatal(err)
+				return err
 			}
 			syscall.Close(fd)
 		}
-	})
-}
-
-// BenchmarkReadDir lists 2,000 entries.
-func BenchmarkReadDir(b *testing.B) {
-	benchmark(b, func(b *testing.B, mnt string) {
-		for b.Loop() {
-			l, err := os.ReadDir(mnt)
+		return nil
+	},
+	// readdir lists 2,000 entries.
+	"readdir": func(caller, n int) error {
+		for range n {
+			l, err := os.ReadDir(".")
 			if err != nil || len(l) != 2000 {
-				b.Fatal(len(l), err)
+				return fmt.Errorf("%d entries: %w", len(l), err)
 			}
 		}
-	})
-}
-
-// BenchmarkRead1M reads 1 MiB at a time past the page cache.
-func BenchmarkRead1M(b *testing.B) {
-	benchmark(b, func(b *testing.B, mnt string) {
-		fd, err := syscall.Open(filepath.Join(mnt, "7"), syscall.O_RDONLY|syscall.O_DIRECT, 0)
+		return nil
+	},
+	"read4k": func(caller, n int) error { return readLoop(caller, n, 4096) },
+	"read1m": func(caller, n int) error { return readLoop(caller, n, 1<<20) },
+	"write4k": func(caller, n int) error {
+		fd, err := syscall.Open(strconv.Itoa(7+caller), syscall.O_WRONLY, 0)
 		if err != nil {
-			b.Fatal(err)
+			return err
 		}
 		defer syscall.Close(fd)
-		buf, err := syscall.Mmap(-1, 0, 1<<20, syscall.PROT_READ|syscall.PROT_WRITE, syscall.MAP_ANON|syscall.MAP_PRIVATE)
-		if err != nil {
-			b.Fatal(err)
-		}
-		defer syscall.Munmap(buf)
-		b.SetBytes(1 << 20)
-		for b.Loop() {
-			if n, err := syscall.Pread(fd, buf, 0); n != 1<<20 {
-				b.Fatal(n, err)
+		buf := make([]byte, 4096)
+		for range n {
+			if k, err := syscall.Pwrite(fd, buf, 0); k != len(buf) {
+				return fmt.Errorf("wrote %d: %w", k, err)
 			}
 		}
-	})
+		return nil
+	},
 }
+
+// readLoop reads past the page cache.
+func readLoop(caller, n, size int) error {
+	fd, err := syscall.Open(strconv.Itoa(7+caller), syscall.O_RDONLY|syscall.O_DIRECT, 0)
+	if err != nil {
+		return err
+	}
+	defer syscall.Close(fd)
+	buf, err := syscall.Mmap(-1, 0, size, syscall.PROT_READ|syscall.PROT_WRITE, syscall.MAP_ANON|syscall.MAP_PRIVATE)
+	if err != nil {
+		return err
+	}
+	defer syscall.Munmap(buf)
+	for range n {
+		if k, err := syscall.Pread(fd, buf, 0); k != size {
+			return fmt.Errorf("read %d: %w", k, err)
+		}
+	}
+	return nil
+}
+
+func BenchmarkStat(b *testing.B)     { benchmarkClient(b, "stat", 1) }
+func BenchmarkStat2(b *testing.B)    { benchmarkClient(b, "stat", 2) }
+func BenchmarkStat4(b *testing.B)    { benchmarkClient(b, "stat", 4) }
+func BenchmarkOpen(b *testing.B)     { benchmarkClient(b, "open", 1) }
+func BenchmarkOpen2(b *testing.B)    { benchmarkClient(b, "open", 2) }
+func BenchmarkCreate(b *testing.B)   { benchmarkClient(b, "create", 1) }
+func BenchmarkCreate2(b *testing.B)  { benchmarkClient(b, "create", 2) }
+func BenchmarkReadDir(b *testing.B)  { benchmarkClient(b, "readdir", 1) }
+func BenchmarkReadDir2(b *testing.B) { benchmarkClient(b, "readdir", 2) }
+func BenchmarkRead4K(b *testing.B)   { benchmarkClient(b, "read4k", 1) }
+func BenchmarkRead4K4(b *testing.B)  { benchmarkClient(b, "read4k", 4) }
+func BenchmarkRead1M(b *testing.B)   { benchmarkClient(b, "read1m", 1) }
+func BenchmarkRead1M2(b *testing.B)  { benchmarkClient(b, "read1m", 2) }
+func BenchmarkWrite4K(b *testing.B)  { benchmarkClient(b, "write4k", 1) }
+func BenchmarkWrite4K4(b *testing.B) { benchmarkClient(b, "write4k", 4) }
 
 // BenchmarkHandlers calls the door without a kernel.
 func BenchmarkHandlers(b *testing.B) {

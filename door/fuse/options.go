@@ -77,10 +77,10 @@ type Options struct {
 	// MaxBackground is how many requests without a waiting caller (readahead,
 	// write-back, asynchronous direct I/O) the kernel sends at once. Default 64.
 	MaxBackground int
-	// MaxRequestMemory bounds the buffers of incoming requests, in bytes, most of
-	// it of writes in progress, each of which has a buffer of MaxWrite (of which it
-	// touches as much as it is long). While it is spent no request is taken, also
-	// none that could be answered at once. Default 128 MiB.
+	// MaxRequestMemory bounds the buffers of requests in progress, in bytes: each has
+	// one of MaxWrite, of which it touches as much as its data is long. While it is
+	// spent no request is taken, also none that could be answered at once. (Locks
+	// that are waited for have small ones besides.) Default 128 MiB.
 	MaxRequestMemory int
 	// MaxOpenInodes bounds the Files the door itself keeps open on a mount
 	// without OPEN messages (see Stateless). Default 4096.

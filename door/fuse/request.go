@@ -64,7 +64,7 @@ func (d *door) begin(op int, q *kernel.Request, name string) *request {
 	r.bytes = 0
 	r.err = nil
 	r.caller = vfs.Caller{UID: q.UID, GID: q.GID, PID: q.PID}
-	r.start = d.now()
+	r.start = q.Start
 	d.inflight.Add(1)
 	d.lastRequest.Store(int64(r.start))
 	return r
@@ -90,6 +90,7 @@ func (r *request) end(code *syscall.Errno) {
 	}
 	*code = errno
 	took := d.now() - r.start
+	r.q.Took = took
 	d.counts[r.op].add(took, r.bytes, errno)
 	if d.opts.Recorder != nil {
 		d.opts.Recorder.Record(r.op, took, r.bytes, errno)

@@ -94,7 +94,7 @@ func (s *Server) start(fd int) error {
 		unix.Close(fd)
 		return fmt.Errorf("mount %s: %w", s.mountpoint, err)
 	}
-	d.conn = conn
+	d.conn, d.epoch = conn, conn.Epoch()
 	d.settle(conn.Init())
 	if dev, ok, err := topMount(s.mountpoint); err == nil && ok {
 		s.dev = dev

@@ -4,10 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"runtime"
 	"sync"
 	"sync/atomic"
 	"syscall"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -73,16 +73,14 @@ type Conn struct {
 
 	payload    int // room in a buffer behind its head
 	maxReaders int64
-	restingMax int64 // readers that stay when there is nothing to do
+	epoch      time.Time
 
-	_       [64]byte
-	resting atomic.Int64 // readers in read(2), or about to be
-	_       [56]byte
-	readers atomic.Int64
-	dead    atomic.Bool
+	readerCount
+	idle sync.Pool // of *Request
+	dead atomic.Bool
 
-	wg       sync.WaitGroup // readers and waiters
-	waiting  atomic.Int64   // requests that wait without a reader (SETLKW)
+	wg       sync.WaitGroup // readers, waiters and the watch
+	waiters  atomic.Int64   // requests that wait without a reader (SETLKW)
 	mu       sync.Mutex     // guards requests
 	requests map[*Request]struct{}
 
@@ -92,7 +90,8 @@ type Conn struct {
 }
 
 func newConn(fd int, init Init, cfg Config, h Handler) *Conn {
-	c := &Conn{fd: fd, init: init, handler: h, log: cfg.Logger, debug: cfg.Debug, requests: map[*Request]struct{}{}}
+	c := &Conn{fd: fd, init: init, handler: h, log: cfg.Logger, debug: cfg.Debug, requests: map[*Request]struct{}{}, epoch: time.Now()}
+	c.wake = make(chan struct{}, 1)
 	if c.log == nil {
 		c.log = slog.Default()
 	}
@@ -102,7 +101,6 @@ func newConn(fd int, init Init, cfg Config, h Handler) *Conn {
 		memory = 64 << 20
 	}
 	c.maxReaders = int64(max(memory/c.payload, 2))
-	c.restingMax = min(c.maxReaders, int64(min(2*runtime.GOMAXPROCS(0)+2, 16)))
 	return c
 }
 
@@ -229,7 +227,14 @@ func (c *Conn) died() {
 		q.interrupt(q.state.Load())
 	}
 	c.retrieves.fail()
+	c.rouse()
 }
+
+// now is the time since the Conn was made, from the monotonic clock.
+func (c *Conn) now() time.Duration { return time.Since(c.epoch) }
+
+// Epoch is the moment from which Request.Start counts.
+func (c *Conn) Epoch() time.Time { return c.epoch }
 
 func (c *Conn) register(q *Request) {
 	c.mu.Lock()

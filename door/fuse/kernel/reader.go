@@ -32,39 +32,35 @@ func newBuffer(payload int) []byte {
 // Serve answers the kernel until the mount is gone (unmounted, or the connection
 // aborted) and all handlers have returned. It is called once.
 func (c *Conn) Serve() {
-	for range min(2, c.maxReaders) {
-		c.readers.Add(1)
-		c.addReader()
-	}
+	c.target.Store(1)
+	c.grow()
+	c.wg.Go(c.watch)
 	c.wg.Wait()
 }
 
-// addReader starts a reader that was counted.
-func (c *Conn) addReader() {
-	c.resting.Add(1)
-	c.wg.Go(func() {
-		q := &Request{conn: c, buf: newBuffer(c.payload), cancel: make(chan struct{})}
-		c.register(q)
-		c.read(q)
-		c.unregister(q)
-		c.readers.Add(-1)
-	})
-}
-
-// grow sees to it that somebody reads while all readers are busy.
+// grow starts a reader, if there may be one more.
 func (c *Conn) grow() {
 	if c.readers.Add(1) > c.maxReaders {
 		c.readers.Add(-1)
 		return
 	}
-	c.addReader()
+	c.resting.Add(1)
+	c.wg.Go(func() {
+		q, ok := c.idle.Get().(*Request)
+		if !ok {
+			q = &Request{conn: c, buf: newBuffer(c.payload), cancel: make(chan struct{})}
+		}
+		c.register(q)
+		c.read(q)
+		c.unregister(q)
+		c.idle.Put(q)
+		c.readers.Add(-1)
+	})
 }
 
-// read is the loop of a reader: it reads a message, handles it itself, and replies.
-// While it does, another one rests in read(2), or is started; when enough rest
-// already it ends. So the common case, a message answered from memory, costs two
-// system calls and no hand-over to another goroutine or thread, and yet a handler may
-// take as long as it wants.
+// read is the loop of a reader: it reads a message, handles it itself, and replies. So
+// the common case, a message answered from memory, costs two system calls and
+// nothing else; see watch.go for how others come in.
 func (c *Conn) read(q *Request) {
 	in := q.buf[headStart:]
 	for {
@@ -73,21 +69,20 @@ func (c *Conn) read(q *Request) {
 		case 0:
 		case syscall.EINTR, syscall.EAGAIN, syscall.ENOENT: // ENOENT: its caller was killed before we came to read it
 			continue
-		case syscall.ENODEV, syscall.ECONNABORTED:
-			c.died()
-			c.resting.Add(-1)
-			return
 		default:
-			c.log.Error("fuse: reading from the kernel fails; the mount is given up", "error", errno.Error())
+			if errno != syscall.ENODEV && errno != syscall.ECONNABORTED {
+				c.log.Error("fuse: reading from the kernel fails; the mount is given up", "error", errno.Error())
+			}
 			c.died()
 			c.resting.Add(-1)
 			return
 		}
-		if c.resting.Add(-1) == 0 {
-			c.grow()
+		left := c.resting.Add(-1)
+		if !c.active.Load() {
+			c.activate()
 		}
-		c.handle(q, in[:n])
-		if c.resting.Add(1) > c.restingMax {
+		c.handle(q, in[:n], left == 0)
+		if c.resting.Add(1) > c.target.Load() {
 			if c.resting.Add(-1) > 0 {
 				return
 			}
@@ -96,8 +91,8 @@ func (c *Conn) read(q *Request) {
 	}
 }
 
-// handle answers a message.
-func (c *Conn) handle(q *Request, msg []byte) {
+// handle answers a message; alone tells that nobody reads meanwhile.
+func (c *Conn) handle(q *Request, msg []byte, alone bool) {
 	if len(msg) < headerSize {
 		c.log.Error("fuse: a message is too short", "bytes", len(msg))
 		return
@@ -123,15 +118,20 @@ func (c *Conn) handle(q *Request, msg []byte) {
 			return
 		}
 	}
+	if alone && c.isSlow(q.Opcode) {
+		c.grow()
+	}
 	c.answer(q)
 }
 
 // answer calls the handler and replies.
 func (c *Conn) answer(q *Request) {
-	q.start()
+	q.Start, q.Took = c.now(), 0
+	q.begin()
 	q.from = replyHeaderSize
 	size, errno := c.call(q)
 	q.end()
+	c.learn(q.Opcode, q.Took)
 	if errno != 0 {
 		q.from, size = replyHeaderSize, 0
 	}
@@ -210,8 +210,8 @@ func (c *Conn) detach(q *Request, msg []byte) bool {
 	if len(msg) > waiterBuffer-headStart {
 		return false
 	}
-	if c.waiting.Add(1) > maxWaiters {
-		c.waiting.Add(-1)
+	if c.waiters.Add(1) > maxWaiters {
+		c.waiters.Add(-1)
 		q.from = replyHeaderSize
 		c.reply(q, 0, syscall.ENOLCK)
 		return true
@@ -223,7 +223,7 @@ func (c *Conn) detach(q *Request, msg []byte) bool {
 	c.wg.Go(func() {
 		c.answer(w)
 		c.unregister(w)
-		c.waiting.Add(-1)
+		c.waiters.Add(-1)
 	})
 	return true
 }

@@ -15,6 +15,11 @@ type Request struct {
 	// Local is the handler's: what it keeps with the Request from one message to the
 	// next (buffers, say).
 	Local any
+	// Start is when the message was read, since Conn.Epoch.
+	Start time.Duration
+	// Took is how long the handler took. It may set it at its end; if it does not,
+	// nothing is learnt (see watch.go).
+	Took time.Duration
 
 	conn *Conn
 	buf  []byte // see reader.go
@@ -44,8 +49,8 @@ func (q *Request) Interrupted() <-chan struct{} { return q.cancel }
 // and not answered: what it asks for may have been done already. (See Conn.Resend.)
 func (q *Request) Resent() bool { return q.Unique&resentBit != 0 }
 
-// start makes the request that of a message.
-func (q *Request) start() {
+// begin makes the request that of a message.
+func (q *Request) begin() {
 	q.state.Store(q.Unique)
 	if q.conn.dead.Load() { // died may have looked before
 		q.interrupt(q.Unique)
