@@ -33,9 +33,9 @@ func (s *Store) ReadAt(ctx context.Context, r Ref, p []byte, off uint32) error {
 	if len(p) == 0 {
 		return nil
 	}
-	err := s.read(ctx, r, p, off)
+	err := s.readOnce(ctx, r, p, off)
 	if err != nil && errors.Is(err, errDamaged) {
-		err = s.again(ctx, r, err, func() error { return s.read(ctx, r, p, off) })
+		err = s.again(ctx, r, err, func() error { return s.readOnce(ctx, r, p, off) })
 	}
 	if err != nil {
 		return fail("read", r.ID, err)
@@ -43,6 +43,14 @@ func (s *Store) ReadAt(ctx context.Context, r Ref, p []byte, off uint32) error {
 	s.stats.reads.Add(1)
 	s.stats.readBytes.Add(int64(len(p)))
 	return nil
+}
+
+func (s *Store) readOnce(ctx context.Context, r Ref, p []byte, off uint32) error {
+	err := s.read(ctx, r, p, off)
+	if err != nil && errors.Is(err, ErrInParts) {
+		return s.readParts(ctx, r, p, off)
+	}
+	return err
 }
 
 func checkRange(r Ref, off uint32, n int) error {

@@ -73,14 +73,11 @@ func (g *stage) parseRecord(p []byte, num uint64, off int64) (record, bool) {
 	}
 	r := record{kind: p[4], id: ID(le.Uint64(p[8:])), length: int64(le.Uint64(p[16:])), plain: le.Uint32(p[24:]),
 		time: time.Unix(0, int64(le.Uint64(p[32:]))), synced: int64(le.Uint64(p[40:]))}
-	if r.length < 0 || r.length > maxObject || r.kind < recordBlock || r.kind > noteDamaged || r.id == 0 {
+	if r.length < 0 || r.length > MaxObject || r.kind < recordBlock || r.kind > noteDamaged || r.id == 0 {
 		return record{}, false
 	}
 	return r, true
 }
-
-// maxObject is above the length of any object.
-const maxObject = 2*MaxSize + 1<<20
 
 // committer writes and syncs what Put brings.
 func (g *stage) committer() {

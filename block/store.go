@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"math/bits"
-	"strconv"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -31,7 +29,7 @@ type Ref struct {
 // Config says where blocks are kept and what may be used for it.
 type Config struct {
 	Store       object.Store
-	Prefix      string // of the keys; empty: "blocks/"
+	Prefix      string // of the keys; empty: DefaultPrefix
 	Volume      [16]byte
 	Compression Compression
 	Sealer      Sealer // nil: blocks are not encrypted
@@ -106,7 +104,7 @@ func New(ctx context.Context, cfg Config) (*Store, error) {
 		return nil, vfs.WithErrno(syscall.EINVAL, errors.New("a block store needs an object store, a memory budget, buffers and a read cache"))
 	}
 	if cfg.Prefix == "" {
-		cfg.Prefix = "blocks/"
+		cfg.Prefix = DefaultPrefix
 	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.Default()
@@ -179,32 +177,6 @@ func (s *Store) Close() error {
 	s.headers.close()
 	s.share.Remove()
 	return err
-}
-
-// key is the name of a block's object: the lowest byte of the number first, which
-// spreads neighbours over the partitions of a bucket and the folders of a disk.
-func (s *Store) key(id ID) string {
-	const hex = "0123456789abcdef"
-	b := make([]byte, 0, len(s.prefix)+19)
-	b = append(b, s.prefix...)
-	b = append(b, hex[id>>4&15], hex[id&15], '/')
-	for shift := 60; shift >= 0; shift -= 4 {
-		b = append(b, hex[id>>shift&15])
-	}
-	return string(b)
-}
-
-// parseKey is the inverse of key.
-func (s *Store) parseKey(key string) (ID, bool) {
-	rest, ok := strings.CutPrefix(key, s.prefix)
-	if !ok || len(rest) != 19 || rest[2] != '/' {
-		return 0, false
-	}
-	n, err := strconv.ParseUint(rest[3:], 16, 64)
-	if err != nil || n == 0 || s.key(ID(n)) != key {
-		return 0, false
-	}
-	return ID(n), true
 }
 
 // Put stores the data, gathered from the slices, as block id. It returns when the

@@ -159,6 +159,13 @@ func (fs *FS) loadLayout(ctx context.Context, n *node, index uint32, gen uint64)
 	if len(extents) >= compactAt && fs.cfg.Maintainer != nil {
 		fs.sawFragmented(n.ino, index)
 	}
+	if fs.cfg.Refer != nil {
+		ids := make([]block.ID, len(extents))
+		for i := range extents {
+			ids[i] = block.ID(extents[i].Block)
+		}
+		fs.cfg.Refer(n.ino, index, ids...)
+	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if fs.leased != nil && !fs.leased.Leased(n.ino).Has(meta.LeaseData) {

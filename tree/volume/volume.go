@@ -62,6 +62,11 @@ type Config struct {
 	// NoAtime leaves access times alone; else they are kept as relatime does.
 	NoAtime bool
 
+	// Refer, if not nil, is told to which blocks a chunk points whenever the
+	// metadata has said so, before any of them is read: for an object store that
+	// must know for which file a block is asked (blockgate.Client.Refer).
+	Refer func(ino vfs.Ino, chunk uint32, ids ...block.ID)
+
 	// DirtyLimit is the memory for data that is not flushed yet, in bytes; 0:
 	// a third of the budget, at most 96 MiB.
 	DirtyLimit int64
