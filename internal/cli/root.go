@@ -50,11 +50,13 @@ or an S3 bucket. A local directory can be mounted as it is.`,
 	root.AddGroup(
 		&cobra.Group{ID: "volumes", Title: "Volumes:"},
 		&cobra.Group{ID: "mounts", Title: "Mounts:"},
+		&cobra.Group{ID: "servers", Title: "Shared volumes:"},
 		&cobra.Group{ID: "other", Title: "Other:"},
 	)
 	root.AddCommand(
 		a.volumeCommand(), a.fsckCommand(),
 		a.mountCommand(), a.umountCommand(), a.mountsCommand(), a.statsCommand(), a.logLevelCommand(), a.accessLogCommand(),
+		a.serveCommand(), a.adminCommand(),
 		a.versionCommand(), a.manCommand(), a.helpersCommand(),
 	)
 	root.SetHelpCommandGroupID("other")
