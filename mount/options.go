@@ -110,8 +110,6 @@ var optionTable = []Option{
 		set: setID(func(o *Options) **uint32 { return &o.RootSquashUID })},
 	{Name: "root-squash-gid", Arg: "ID", Group: groupAccess, Help: "the group that root-squash makes of root's (default 65534)",
 		set: setID(func(o *Options) **uint32 { return &o.RootSquashGID })},
-	{Name: "acl", Group: groupAccess, Help: "enforce POSIX ACLs (always so where the tree keeps them)", set: setAlways},
-	{Name: "xattr", Group: groupAccess, Help: "keep extended attributes (always so where the tree keeps them)", set: setAlways},
 	{Name: "empty-point", Group: groupAccess, Inverse: "nonempty", Help: "refuse a mount point that is not an empty directory",
 		set: setSwitch(func(o *Options) *bool { return &o.EmptyPoint })},
 	{Name: "passphrase-file", Arg: "FILE", Group: groupAccess, Help: "the file (mode 0600) with the passphrase of an encrypted volume (else MASSIF_PASSPHRASE, or it is asked for on the terminal)",
@@ -193,8 +191,10 @@ var optionTable = []Option{
 
 var logLevels = []string{"debug", "info", "warn", "error"}
 
-// ignoredOptions are words that mount(8) and fstab(5) use for themselves.
+// ignoredOptions are words that mount(8) and fstab(5) use for themselves, and such as
+// ask for what is so anyway: ACLs and extended attributes, where the tree keeps them.
 var ignoredOptions = []string{
+	"acl", "xattr", "user_xattr",
 	"defaults", "auto", "noauto", "user", "nouser", "users", "group", "owner", "nofail", "_netdev", "async",
 	"dirsync", "sync", "loud", "silent", "iversion", "noiversion", "nodiratime", "diratime", "strictatime", "lazytime", "nolazytime",
 }
@@ -315,15 +315,6 @@ func setSwitch(field func(*Options) *bool) func(*Options, string) error {
 		*field(o) = on
 		return err
 	}
-}
-
-// setAlways is the setter of switches that say what is so anyway.
-func setAlways(_ *Options, v string) error {
-	on, err := switchValue(v)
-	if err == nil && !on {
-		err = fmt.Errorf("it cannot be switched off")
-	}
-	return err
 }
 
 func setTristate(field func(*Options) **bool) func(*Options, string) error {
