@@ -75,6 +75,24 @@ func (e *Engine) sealedName(dir vfs.Ino, name string) (string, error) {
 	return k.SealName(dir, name), nil
 }
 
+// Bounds of what a volume of either kind stores: those of sealed things are greater.
+const (
+	MaxStoredName      = seal.MaxText
+	MaxStoredTarget    = vfs.MaxSymlink + seal.Overhead
+	MaxStoredXattrName = len("security.") + seal.MaxText
+	MaxStoredXattr     = MaxXattrValue + seal.Overhead
+	MaxStoredInline    = MaxInlineLimit + inlineHeader + seal.Overhead
+)
+
+// CheckStoredName returns why no volume can store a name: for those who hand names
+// on to an engine, which knows its volume's kind.
+func CheckStoredName(name string) error {
+	if seal.ValidText(name) {
+		return nil
+	}
+	return vfs.CheckName(name)
+}
+
 // errPlain is what a client gets that brings plain text to an encrypted volume.
 var errPlain = vfs.WithErrno(syscall.ENOKEY, errors.New("the volume is encrypted, and this is not sealed with its key"))
 
@@ -134,7 +152,7 @@ func (f *Format) checkXattr(name string) error {
 // maxXattrValue is the length of the longest value that can be stored.
 func (f *Format) maxXattrValue() int {
 	if f.Seal != nil {
-		return MaxXattrValue + seal.Overhead
+		return MaxStoredXattr
 	}
 	return MaxXattrValue
 }
@@ -177,7 +195,7 @@ func SplitInline(data []byte) (keep int, sealed []byte, err error) {
 func (f *Format) inlineSize(data []byte) (uint64, error) {
 	most := MaxInlineLimit
 	if f.Seal != nil {
-		most += inlineHeader + seal.Overhead
+		most = MaxStoredInline
 	}
 	switch {
 	case len(data) > most:

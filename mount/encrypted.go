@@ -3,7 +3,6 @@ package mount
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -195,23 +194,11 @@ type SealChange struct {
 
 func init() {
 	registerOp("seal-change", func(ctx context.Context, v *Volume, c SealChange, _ func(any)) (any, error) {
-		return nil, v.Engine.UpdateSettings(ctx, func(f *meta.Format) error {
-			switch {
-			case f.Seal == nil || c.Old == nil || c.New == nil:
-				return vfs.WithErrno(syscall.EINVAL, fmt.Errorf("volume %s is not encrypted", f.Name))
-			case !sameRecord(f.Seal, c.Old):
-				return vfs.WithErrno(syscall.EAGAIN, errors.New("somebody else has changed the passphrase meanwhile"))
-			}
-			f.Seal = c.New
-			return nil
-		})
+		if c.Old == nil {
+			return nil, vfs.WithErrno(syscall.EINVAL, fmt.Errorf("volume %s is not encrypted", v.Record.Name))
+		}
+		return nil, v.Engine.SetSeal(ctx, c.Old, c.New)
 	})
-}
-
-func sameRecord(a, b *seal.Record) bool {
-	x, errX := json.Marshal(a)
-	y, errY := json.Marshal(b)
-	return errX == nil && errY == nil && bytes.Equal(x, y)
 }
 
 // ChangeSeal changes how the key of an encrypted volume is wrapped: unlock gets the

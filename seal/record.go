@@ -152,6 +152,18 @@ func (w *Wrap) validate() error {
 	return nil
 }
 
+// Equal tells whether two records are the same; nil is the same as nil.
+func (r *Record) Equal(other *Record) bool {
+	if r == nil || other == nil {
+		return r == other
+	}
+	return r.Version == other.Version && r.Cipher == other.Cipher && r.KeyID == other.KeyID &&
+		slices.EqualFunc(r.Wraps, other.Wraps, func(a, b Wrap) bool {
+			return a.Kind == b.Kind && a.KDF == b.KDF && a.Passes == b.Passes && a.Memory == b.Memory && a.Threads == b.Threads &&
+				bytes.Equal(a.Salt, b.Salt) && bytes.Equal(a.Key, b.Key)
+		})
+}
+
 // aad is what a wrapped key is bound to: the volume's key id, and how it is
 // wrapped.
 func (w *Wrap) aad(id [idSize]byte) []byte {

@@ -42,7 +42,7 @@ func (c *Client) StatFS(ctx context.Context, cr *vfs.Caller, ino vfs.Ino, out *v
 // Lookup implements meta.Session.
 func (c *Client) Lookup(ctx context.Context, cr *vfs.Caller, parent vfs.Ino, name string, out *vfs.Attr) error {
 	if name != ".." {
-		if err := vfs.CheckName(name); err != nil {
+		if err := meta.CheckStoredName(name); err != nil {
 			return err
 		}
 	}
@@ -87,13 +87,13 @@ func (c *Client) Readlink(ctx context.Context, cr *vfs.Caller, ino vfs.Ino) (str
 		c.drop(k)
 		return "", err
 	}
-	target := d.str(vfs.MaxSymlink)
+	target := d.str(meta.MaxStoredTarget)
 	return target, c.end(k, d)
 }
 
 // Mknod implements meta.Session.
 func (c *Client) Mknod(ctx context.Context, cr *vfs.Caller, parent vfs.Ino, name string, mode, rdev uint32, out *vfs.Attr) error {
-	if err := vfs.CheckName(name); err != nil {
+	if err := meta.CheckStoredName(name); err != nil {
 		return err
 	}
 	k := c.begin(opMknod)
@@ -107,7 +107,7 @@ func (c *Client) Mknod(ctx context.Context, cr *vfs.Caller, parent vfs.Ino, name
 
 // Mkdir implements meta.Session.
 func (c *Client) Mkdir(ctx context.Context, cr *vfs.Caller, parent vfs.Ino, name string, mode uint32, out *vfs.Attr) error {
-	if err := vfs.CheckName(name); err != nil {
+	if err := meta.CheckStoredName(name); err != nil {
 		return err
 	}
 	k := c.begin(opMkdir)
@@ -121,12 +121,12 @@ func (c *Client) Mkdir(ctx context.Context, cr *vfs.Caller, parent vfs.Ino, name
 // Symlink implements meta.Session.
 func (c *Client) Symlink(ctx context.Context, cr *vfs.Caller, parent vfs.Ino, name, target string, out *vfs.Attr) error {
 	switch {
-	case len(target) > vfs.MaxSymlink:
+	case len(target) > meta.MaxStoredTarget:
 		return syscall.ENAMETOOLONG
 	case target == "":
 		return syscall.ENOENT
 	}
-	if err := vfs.CheckName(name); err != nil {
+	if err := meta.CheckStoredName(name); err != nil {
 		return err
 	}
 	k := c.begin(opSymlink)
@@ -139,7 +139,7 @@ func (c *Client) Symlink(ctx context.Context, cr *vfs.Caller, parent vfs.Ino, na
 
 // Link implements meta.Session.
 func (c *Client) Link(ctx context.Context, cr *vfs.Caller, ino, parent vfs.Ino, name string, out *vfs.Attr) error {
-	if err := vfs.CheckName(name); err != nil {
+	if err := meta.CheckStoredName(name); err != nil {
 		return err
 	}
 	k := c.begin(opLink)
@@ -166,7 +166,7 @@ func (c *Client) Tmpfile(ctx context.Context, cr *vfs.Caller, parent vfs.Ino, mo
 
 // Unlink implements meta.Session.
 func (c *Client) Unlink(ctx context.Context, cr *vfs.Caller, parent vfs.Ino, name string, out *vfs.Attr) error {
-	if err := vfs.CheckName(name); err != nil {
+	if err := meta.CheckStoredName(name); err != nil {
 		return err
 	}
 	k := c.begin(opUnlink)
@@ -178,7 +178,7 @@ func (c *Client) Unlink(ctx context.Context, cr *vfs.Caller, parent vfs.Ino, nam
 
 // Rmdir implements meta.Session.
 func (c *Client) Rmdir(ctx context.Context, cr *vfs.Caller, parent vfs.Ino, name string) error {
-	if err := vfs.CheckName(name); err != nil {
+	if err := meta.CheckStoredName(name); err != nil {
 		return err
 	}
 	k := c.begin(opRmdir)
@@ -191,7 +191,7 @@ func (c *Client) Rmdir(ctx context.Context, cr *vfs.Caller, parent vfs.Ino, name
 // Rename implements meta.Session.
 func (c *Client) Rename(ctx context.Context, cr *vfs.Caller, oldParent vfs.Ino, oldName string, newParent vfs.Ino, newName string, flags uint32, replaced *vfs.Attr) error {
 	for _, name := range [...]string{oldName, newName} {
-		if err := vfs.CheckName(name); err != nil {
+		if err := meta.CheckStoredName(name); err != nil {
 			return err
 		}
 	}
@@ -257,7 +257,7 @@ func (d *decoder) entries() (page []vfs.DirEntry, more bool) {
 	n := d.count(5)
 	page = make([]vfs.DirEntry, 0, min(n, pageEntries))
 	for ; n > 0 && !d.bad; n-- {
-		x := vfs.DirEntry{HasAttr: d.bool(), Name: d.str(vfs.MaxName), Cookie: d.uint()}
+		x := vfs.DirEntry{HasAttr: d.bool(), Name: d.str(meta.MaxStoredName), Cookie: d.uint()}
 		if x.HasAttr {
 			d.attr(&x.Attr)
 			x.Ino, x.Mode = x.Attr.Ino, x.Attr.Type()
@@ -271,7 +271,7 @@ func (d *decoder) entries() (page []vfs.DirEntry, more bool) {
 
 // GetXattr implements meta.Session.
 func (c *Client) GetXattr(ctx context.Context, cr *vfs.Caller, ino vfs.Ino, name string) ([]byte, error) {
-	if len(name) > meta.MaxXattrName {
+	if len(name) > meta.MaxStoredXattrName {
 		return nil, syscall.ERANGE
 	}
 	k := c.begin(opGetXattr)
@@ -283,16 +283,16 @@ func (c *Client) GetXattr(ctx context.Context, cr *vfs.Caller, ino vfs.Ino, name
 		c.drop(k)
 		return nil, err
 	}
-	value := append([]byte{}, d.bytes(meta.MaxXattrValue)...)
+	value := append([]byte{}, d.bytes(meta.MaxStoredXattr)...)
 	return value, c.end(k, d)
 }
 
 // SetXattr implements meta.Session.
 func (c *Client) SetXattr(ctx context.Context, cr *vfs.Caller, ino vfs.Ino, name string, value []byte, flags uint32) error {
 	switch {
-	case len(name) > meta.MaxXattrName:
+	case len(name) > meta.MaxStoredXattrName:
 		return syscall.ERANGE
-	case len(value) > meta.MaxXattrValue:
+	case len(value) > meta.MaxStoredXattr:
 		return syscall.E2BIG
 	}
 	k := c.begin(opSetXattr)
@@ -315,14 +315,14 @@ func (c *Client) ListXattr(ctx context.Context, cr *vfs.Caller, ino vfs.Ino) (na
 		return nil, err
 	}
 	for n := d.count(2); n > 0 && !d.bad; n-- {
-		names = append(names, d.str(meta.MaxXattrName))
+		names = append(names, d.str(meta.MaxStoredXattrName))
 	}
 	return names, c.end(k, d)
 }
 
 // RemoveXattr implements meta.Session.
 func (c *Client) RemoveXattr(ctx context.Context, cr *vfs.Caller, ino vfs.Ino, name string) error {
-	if len(name) > meta.MaxXattrName {
+	if len(name) > meta.MaxStoredXattrName {
 		return syscall.ERANGE
 	}
 	k := c.begin(opRemoveXattr)
@@ -352,7 +352,7 @@ func (c *Client) Inline(ctx context.Context, ino vfs.Ino) (data []byte, ok bool,
 		return nil, false, err
 	}
 	if ok = d.bool(); ok {
-		data = bytes.Clone(d.bytes(meta.MaxInlineLimit))
+		data = bytes.Clone(d.bytes(meta.MaxStoredInline))
 	}
 	return data, ok, c.end(k, d)
 }

@@ -206,7 +206,7 @@ func (h *handler) do(ctx context.Context, o op) error {
 		h.e.bytes(value)
 		return err
 	case opSetXattr:
-		cr, ino, name, value, flags := h.cr(), h.ino(), h.d.name(), h.d.bytes(meta.MaxXattrValue+1), h.d.u32()
+		cr, ino, name, value, flags := h.cr(), h.ino(), h.d.name(), h.d.bytes(meta.MaxStoredXattr+1), h.d.u32()
 		if err := h.read(); err != nil {
 			return err
 		}

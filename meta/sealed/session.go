@@ -28,7 +28,11 @@ func New(inner meta.Session, key *seal.Key, o Options) (meta.Session, error) {
 	if err := Check(&f, key); err != nil {
 		return nil, err
 	}
-	return &session{in: inner, keys: key.Meta(), root: max(o.Root, vfs.Root)}, nil
+	s := &session{in: inner, keys: key.Meta(), root: max(o.Root, vfs.Root)}
+	if leased, ok := inner.(meta.LeasedSession); ok {
+		return &leasedSession{s, leased}, nil
+	}
+	return s, nil
 }
 
 // Check returns an error unless a volume of these settings is encrypted with the key.
@@ -366,3 +370,23 @@ func (s *session) openChange(c vfs.Change) vfs.Change {
 func (s *session) Sync(ctx context.Context) error { return s.in.Sync(ctx) }
 
 func (s *session) Close() error { return s.in.Close() }
+
+// leasedSession is session over a meta.LeasedSession.
+type leasedSession struct {
+	*session
+	leased meta.LeasedSession
+}
+
+var _ meta.LeasedSession = (*leasedSession)(nil)
+
+func (s *leasedSession) Leased(ino vfs.Ino) meta.Leases { return s.leased.Leased(ino) }
+
+func (s *leasedSession) OnRecall(fn func(meta.Recall)) {
+	s.leased.OnRecall(func(r meta.Recall) {
+		if r.Name != "" {
+			// A name that cannot be opened stands for all of them.
+			r.Name, _ = s.keys.OpenName(s.place(r.Ino), r.Name)
+		}
+		fn(r)
+	})
+}
