@@ -1,6 +1,7 @@
 package pebble_test
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 
+	"github.com/massif-fs/massif/kv"
 	"github.com/massif-fs/massif/kv/pebble"
 )
 
@@ -150,5 +152,34 @@ func TestMetrics(t *testing.T) {
 	closeIfOpen(t, db)
 	if m := db.Metrics(); m != (pebble.Metrics{}) {
 		t.Errorf("metrics of a closed database: %+v", m)
+	}
+}
+
+// TestValueSizes reads values of all sizes as the first thing in a view and in a
+// transaction: around the sizes at which their memory is got in another way.
+func TestValueSizes(t *testing.T) {
+	db, err := pebble.Open(t.TempDir(), pebble.Options{Logger: quiet})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer closeIfOpen(t, db)
+	for _, n := range []int{0, 1, 4095, 4096, 4097, 6211, 8191, 8192, 8193, 100_000} {
+		want := bytes.Repeat([]byte{byte(n)}, n)
+		if err := db.Update(ctx, func(tx kv.Txn) error { tx.Put([]byte("k"), want); return nil }); err != nil {
+			t.Fatal(err)
+		}
+		read := func(r kv.Reader) error {
+			got, err := r.Get([]byte("k"))
+			if err == nil && !bytes.Equal(got, want) {
+				err = fmt.Errorf("%d bytes came back as %d", n, len(got))
+			}
+			return err
+		}
+		if err := db.View(ctx, read); err != nil {
+			t.Error(err)
+		}
+		if err := db.Update(ctx, func(tx kv.Txn) error { return read(tx) }); err != nil {
+			t.Error(err)
+		}
 	}
 }

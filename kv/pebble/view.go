@@ -89,7 +89,7 @@ func (a *arena) alloc(n int) []byte {
 		return make([]byte, n)
 	}
 	if n > cap(a.buf)-len(a.buf) {
-		a.buf = make([]byte, 0, min(max(arenaChunk, 2*cap(a.buf)), 4*arenaKeep))
+		a.buf = make([]byte, 0, max(n, min(max(arenaChunk, 2*cap(a.buf)), 4*arenaKeep)))
 	}
 	at := len(a.buf)
 	a.buf = a.buf[:at+n]
