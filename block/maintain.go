@@ -71,9 +71,15 @@ func (s *Store) WalkAll(ctx context.Context, fn func(id ID, objectBytes int64, m
 	}
 }
 
-// Exists tells whether block r is in the store, or staged, as an object of a
-// possible size. It reads none of its bytes.
+// Exists tells whether block r is in the store, staged or pending, as an object of
+// a possible size. It reads none of its bytes.
 func (s *Store) Exists(ctx context.Context, r Ref) (bool, error) {
+	if s.pending != nil && s.pending.HasPending(uint64(r.ID)) {
+		object, err := s.pending.PendingObject(ctx, uint64(r.ID))
+		if err != nil || object != nil {
+			return object != nil, fail("check", r.ID, err)
+		}
+	}
 	if s.stage != nil {
 		if src, ok := s.stage.lookup(r.ID); ok {
 			src.release()

@@ -110,7 +110,7 @@ func (f *prefetcher) run(run prefetchRun) error {
 	i := int(run.off >> h.frameShift)
 	last := int((uint64(run.off)+uint64(run.n)-1)>>h.frameShift) + 1
 	if src.local() {
-		if _, staged := src.(stageSource); staged || f.advisor == nil {
+		if _, stored := src.(storeSource); !stored || f.advisor == nil {
 			return nil
 		}
 		start, end := h.frames[i].off, h.frames[last-1].end()

@@ -83,6 +83,9 @@ func (s *Store) forget(id ID) {
 
 // source tells where the block is to be read. The caller releases it.
 func (s *Store) source(id ID) source {
+	if s.pending != nil && s.pending.HasPending(uint64(id)) {
+		return &pendingSource{s: s, id: id}
+	}
 	if s.stage != nil {
 		if src, ok := s.stage.lookup(id); ok {
 			return src

@@ -10,7 +10,8 @@ import (
 	"github.com/massif-fs/massif/object"
 )
 
-// source is where the object of a block can be read: the object store or the stage.
+// source is where the object of a block can be read: the object store, the stage, or
+// what keeps pending blocks.
 type source interface {
 	// read fills p with the object's bytes at off, and returns how many there are
 	// before its end; fewer than wanted is no error.

@@ -48,6 +48,7 @@ type Config struct {
 	// on this machine, 16 and 32 to a remote one.
 	Uploads, Downloads int
 	Stage              *StageConfig // nil: Put returns when the object store has the block
+	Pending            Pending      // has blocks that the store does not have yet; may be nil
 	Logger             *slog.Logger // nil: slog.Default()
 }
 
@@ -75,7 +76,8 @@ type Store struct {
 	downloads chan struct{}
 
 	prefetch *prefetcher
-	stage    *stage // may be nil
+	stage    *stage  // may be nil
+	pending  Pending // may be nil
 
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
@@ -134,7 +136,7 @@ func New(ctx context.Context, cfg Config) (*Store, error) {
 	}
 
 	s := &Store{cfg: cfg, store: cfg.Store, prefix: cfg.Prefix, volume: cfg.Volume, log: cfg.Logger, remote: remote,
-		sealer: cfg.Sealer, bufs: cfg.Buffers, memory: cfg.Memory,
+		sealer: cfg.Sealer, bufs: cfg.Buffers, memory: cfg.Memory, pending: cfg.Pending,
 		uploads: make(chan struct{}, cfg.Uploads), downloads: make(chan struct{}, cfg.Downloads)}
 	if remote {
 		s.disk = cfg.Disk
@@ -225,6 +227,9 @@ func (s *Store) Put(ctx context.Context, id ID, data ...[]byte) error {
 	s.stats.storedBytes.Add(e.body.Size())
 	return nil
 }
+
+// Staged tells whether Put returns before the object store has the block.
+func (s *Store) Staged() bool { return s.stage != nil }
 
 func acquire(ctx context.Context, sem chan struct{}) error {
 	select {

@@ -248,6 +248,20 @@ func (c *checker) blocks() error {
 			return err
 		}
 	}
+	err = c.each(kindPending, func(key, _ []byte) error {
+		id, err := splitBlockKey(key)
+		if err != nil {
+			return err
+		}
+		b, err := c.in.value(appendBlockKey(nil, id))
+		if err == nil && b == nil {
+			c.blockProblem(id, "is pending, but has no record")
+		}
+		return err
+	})
+	if err != nil {
+		return err
+	}
 	return c.each(kindQueue, func(key, value []byte) error {
 		stamp, id, err := splitQueueKey(key)
 		if err != nil {

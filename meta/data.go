@@ -57,6 +57,7 @@ func (s *session) AllocBlocks(ctx context.Context, n int) (first uint64, err err
 // it are cut off.
 func (s *session) Commit(ctx context.Context, blocks []Block, writes []FileWrite) (gone []bool, err error) {
 	e := s.e
+	defer e.pending.taken(blocks)
 	if e.readOnly {
 		return nil, syscall.EROFS
 	}
@@ -79,6 +80,7 @@ func (s *session) Commit(ctx context.Context, blocks []Block, writes []FileWrite
 			if err := t.register(b); err != nil {
 				return err
 			}
+			t.pend(b)
 		}
 		for _, g := range given {
 			t.giveBack(g)

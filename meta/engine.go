@@ -37,11 +37,12 @@ type Engine struct {
 	historyOn atomic.Bool
 	clock     stampClock
 
-	cache  *attrCache
-	uses   *useTable
-	quotas *quotaTable
-	inos   *idSource
-	blocks *idSource
+	cache   *attrCache
+	uses    *useTable
+	quotas  *quotaTable
+	pending pendingTable
+	inos    *idSource
+	blocks  *idSource
 
 	watched  atomic.Int64 // watchers of all sessions
 	mu       sync.Mutex
@@ -163,6 +164,9 @@ func Open(ctx context.Context, db kv.DB, o Options) (*Engine, error) {
 		}
 		e.historyOn.Store(f.Retention > 0 || snapshots)
 		if err := e.startClock(v); err != nil {
+			return err
+		}
+		if err := e.loadPending(v); err != nil {
 			return err
 		}
 		return e.quotas.load(v, f)

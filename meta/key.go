@@ -30,6 +30,7 @@ const (
 	kindHistory  = 'h'
 	kindSince    = 'H'
 	kindCopy     = 'm'
+	kindPending  = 'w'
 )
 
 // Names of the counters.
@@ -88,6 +89,10 @@ func appendBlockKey(dst []byte, id uint64) []byte {
 	return binary.BigEndian.AppendUint64(append(dst, kindBlock), id)
 }
 
+func appendPendingKey(dst []byte, id uint64) []byte {
+	return binary.BigEndian.AppendUint64(append(dst, kindPending), id)
+}
+
 func appendQueueKey(dst []byte, stamp, id uint64) []byte {
 	return binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(append(dst, kindQueue), stamp), id)
 }
@@ -120,7 +125,7 @@ func versioned(kind byte) bool {
 // fixedKey returns the length of all keys of a kind, or 0 if they end in a name.
 func fixedKey(kind byte) int {
 	switch kind {
-	case kindInode, kindTarget, kindInline, kindBlock, kindSession, kindQuota:
+	case kindInode, kindTarget, kindInline, kindBlock, kindSession, kindQuota, kindPending:
 		return 9
 	case kindChunk:
 		return 13

@@ -194,7 +194,9 @@ func (e *Engine) ForgetBlocks(ctx context.Context, blocks []Block) error {
 		return syscall.EROFS
 	}
 	for batch := range slices.Chunk(blocks, maintainBatch) {
+		var settled []uint64
 		err := e.db.Update(ctx, func(w kv.Txn) error {
+			settled = settled[:0]
 			v := view{e: e, r: w}
 			for _, b := range batch {
 				v.key = appendBlockKey(v.key[:0], b.ID)
@@ -215,12 +217,17 @@ func (e *Engine) ForgetBlocks(ctx context.Context, blocks []Block) error {
 				w.Delete(v.key)
 				v.key = appendQueueKey(v.key[:0], r.retired, b.ID)
 				w.Delete(v.key)
+				if e.pending.has(b.ID) {
+					w.Delete(appendPendingKey(nil, b.ID))
+					settled = append(settled, b.ID)
+				}
 			}
 			return nil
 		})
 		if err != nil {
 			return fail("forget deleted blocks", "", err)
 		}
+		e.pending.remove(settled)
 	}
 	return nil
 }

@@ -104,7 +104,7 @@ func (r *repairer) run() error {
 	}
 	for _, pass := range []func() error{
 		r.root, r.strays, r.numbers, r.names, r.entries, r.count, r.rings, r.reattach, r.inodes, r.links,
-		r.sumBlocks, r.blocks, r.unknownBlocks, r.queue, r.orphans, r.past, r.counters, r.quotas,
+		r.sumBlocks, r.blocks, r.unknownBlocks, r.queue, r.pending, r.orphans, r.past, r.counters, r.quotas,
 	} {
 		if err := pass(); err != nil {
 			return err

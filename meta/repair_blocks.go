@@ -151,6 +151,22 @@ func (r *repairer) queue() error {
 	})
 }
 
+// pending removes objects of blocks that are not there.
+func (r *repairer) pending() error {
+	return r.each(kindPending, func(in *view, key, _ []byte) error {
+		id, err := splitBlockKey(key)
+		if err != nil {
+			return err
+		}
+		b, err := in.value(appendBlockKey(nil, id))
+		if err == nil && b == nil {
+			r.blockProblem(id, "its object waits for a place in the store, but it has no record: removed")
+			r.del(key)
+		}
+		return err
+	})
+}
+
 // past removes records of history that cannot be read.
 func (r *repairer) past() error {
 	newest := uint64(0)

@@ -50,6 +50,11 @@ func init() {
 		if err := v.sync(ctx); err != nil {
 			return nil, fmt.Errorf("dump: what is written cannot be stored: %w", err)
 		}
+		release, err := v.FS.HoldPending(ctx) // a dump has no data
+		if err != nil {
+			return nil, fmt.Errorf("dump: what is written cannot be stored: %w", err)
+		}
+		defer release()
 		return v.dump(ctx, a.File, progress)
 	})
 }

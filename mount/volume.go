@@ -192,7 +192,7 @@ func (v *Volume) openBlocks(ctx context.Context, memory memoryPlan, o OpenOption
 	config := block.Config{
 		Store: v.Objects, Volume: id, Compression: compression,
 		Budget: v.Budget, Buffers: v.Buffers, Memory: v.Memory,
-		Uploads: o.Options.Uploads, Logger: o.Log,
+		Pending: v.Engine, Uploads: o.Options.Uploads, Logger: o.Log,
 	}
 	if v.Key != nil {
 		config.Sealer = v.Key.Blocks()
@@ -255,7 +255,7 @@ func (v *Volume) openTree(ctx context.Context, o OpenOptions) error {
 		Space: v.space, Logger: o.Log,
 	}
 	if !readOnly {
-		config.Maintainer = v.Engine
+		config.Maintainer, config.Pending = v.Engine, v.Engine
 	}
 	if v.FS, err = volume.New(config); err != nil {
 		return errors.Join(fmt.Errorf("volume %s: %w", v.Record.Name, err), session.Close())

@@ -111,7 +111,7 @@ func (fs *FS) flushLocked(ctx context.Context, n *node) error {
 	if j == nil {
 		return nil
 	}
-	err := fs.flush(ctx, []*job{j})
+	err := fs.flush(ctx, []*job{j}, true)
 	n.mu.Lock()
 	n.flushErr = nil // told now, or overcome
 	n.mu.Unlock()
@@ -119,12 +119,14 @@ func (fs *FS) flushLocked(ctx context.Context, n *node) error {
 }
 
 // flush puts the data of jobs into blocks, the blocks into the store, and commits.
-// The flushMu of each job's node is held. If it fails the data is dirty again.
-func (fs *FS) flush(ctx context.Context, jobs []*job) error {
-	gone, err := fs.store(ctx, jobs)
+// With awaited, because somebody waits for it, little data may stay in the metadata
+// (see pending.go). The flushMu of each job's node is held. If it fails the data is
+// dirty again.
+func (fs *FS) flush(ctx context.Context, jobs []*job, awaited bool) error {
+	gone, err := fs.store(ctx, jobs, awaited)
 	for tries := 0; fs.shared && errors.Is(err, meta.ErrLayout) && tries < maxRebase; tries++ {
 		if err = fs.rebase(ctx, jobs); err == nil {
-			gone, err = fs.store(ctx, jobs)
+			gone, err = fs.store(ctx, jobs, awaited)
 		}
 	}
 	for i, j := range jobs {
@@ -145,7 +147,7 @@ func (fs *FS) flush(ctx context.Context, jobs []*job) error {
 	return nil
 }
 
-func (fs *FS) store(ctx context.Context, jobs []*job) (gone []bool, err error) {
+func (fs *FS) store(ctx context.Context, jobs []*job, awaited bool) (gone []bool, err error) {
 	packs := fs.pack(jobs)
 	var blocks []meta.Block
 	if len(packs) > 0 {
@@ -153,14 +155,17 @@ func (fs *FS) store(ctx context.Context, jobs []*job) (gone []bool, err error) {
 		if err != nil {
 			return nil, err
 		}
-		g, gctx := errgroup.WithContext(ctx)
-		g.SetLimit(16)
 		blocks = make([]meta.Block, len(packs))
 		for i := range packs {
 			blocks[i] = meta.Block{ID: first + uint64(i), Size: packs[i].size}
-			g.Go(func() error { return fs.blocks.Put(gctx, block.ID(blocks[i].ID), packs[i].data...) })
 		}
-		if err := g.Wait(); err != nil {
+		if awaited && fs.pendable(packs) {
+			done, err := fs.pend(ctx, packs, blocks)
+			if err != nil {
+				return nil, err
+			}
+			defer done()
+		} else if err := fs.put(ctx, packs, blocks); err != nil {
 			return nil, err
 		}
 	}
@@ -189,6 +194,16 @@ func (fs *FS) store(ctx context.Context, jobs []*job) (gone []bool, err error) {
 		}
 	}
 	return gone, err
+}
+
+// put puts packs into the store.
+func (fs *FS) put(ctx context.Context, packs []pack, blocks []meta.Block) error {
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(16)
+	for i := range packs {
+		g.Go(func() error { return fs.blocks.Put(gctx, block.ID(blocks[i].ID), packs[i].data...) })
+	}
+	return g.Wait()
 }
 
 // pack lays the frozen segments of jobs out in blocks of at most the chunk size

@@ -121,7 +121,7 @@ func (fs *FS) flushDue() (int, error) {
 	if len(jobs) == 0 {
 		return 0, nil
 	}
-	err := fs.flush(fs.ctx, jobs)
+	err := fs.flush(fs.ctx, jobs, false)
 	for _, j := range jobs {
 		if err != nil && fs.ctx.Err() == nil {
 			j.n.mu.Lock()
@@ -201,7 +201,7 @@ func (fs *FS) flushAll(ctx context.Context) error {
 	for len(inos) > 0 {
 		jobs, used, rest := fs.take(inos)
 		if len(jobs) > 0 {
-			if err := fs.flush(ctx, jobs); err != nil {
+			if err := fs.flush(ctx, jobs, false); err != nil {
 				errs = append(errs, err)
 			}
 		}

@@ -82,18 +82,25 @@ func (fs *FS) DeleteDead(ctx context.Context, since time.Time) error {
 		for i := range dead {
 			ids[i] = block.ID(dead[i].ID)
 		}
-		crashpoint.Hit("delete.before")
-		if err := fs.blocks.Delete(ctx, ids); err != nil {
-			return err
-		}
-		crashpoint.Hit("delete.after")
-		if err := fs.cfg.Maintainer.ForgetBlocks(ctx, dead); err != nil {
+		if err := fs.deleteBlocks(ctx, dead, ids); err != nil {
 			return err
 		}
 		if len(dead) < deleteBatch {
 			return nil
 		}
 	}
+}
+
+// deleteBlocks deletes blocks from the store and then from the metadata.
+func (fs *FS) deleteBlocks(ctx context.Context, dead []meta.Block, ids []block.ID) error {
+	fs.settleMu.Lock() // none of them is being put there
+	defer fs.settleMu.Unlock()
+	crashpoint.Hit("delete.before")
+	if err := fs.blocks.Delete(ctx, ids); err != nil {
+		return err
+	}
+	crashpoint.Hit("delete.after")
+	return fs.cfg.Maintainer.ForgetBlocks(ctx, dead)
 }
 
 // sawFragmented remembers a chunk for compaction.

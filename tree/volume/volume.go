@@ -55,6 +55,10 @@ type Config struct {
 	// that nothing points to, expire history, compact fragmented chunks.
 	Maintainer meta.Maintainer
 
+	// Pending, if not nil, keeps what little an fsync flushes until this FS has
+	// moved it to the store. Blocks must know it, too (block.Config.Pending).
+	Pending meta.Pending
+
 	// Exclusive says that no other client changes the volume while this FS is
 	// open, so that doors and this FS may cache without asking.
 	Exclusive bool
@@ -73,6 +77,9 @@ type Config struct {
 	// FlushInterval is how long data stays dirty at the most while the store
 	// works; 0: 2 s.
 	FlushInterval time.Duration
+	// SettleAfter is how long what an fsync flushed stays pending at the least; 0:
+	// 1 s.
+	SettleAfter time.Duration
 	// StallTimeout is how long a write waits for memory while nothing can be
 	// flushed, before it fails with the store's error; 0: 60 s.
 	StallTimeout time.Duration
@@ -116,6 +123,9 @@ type FS struct {
 	touching *semaphore.Weighted // updates of access times under way
 	locks    heldLocks
 
+	settleMu   sync.Mutex   // held while pending blocks are moved, or blocks deleted
+	pendingOff atomic.Int32 // above 0: flushes put everything into the store
+
 	fragmentMu sync.Mutex
 	fragments  map[fragment]struct{} // chunks to be compacted
 
@@ -137,6 +147,9 @@ func New(cfg Config) (*FS, error) {
 	}
 	if cfg.FlushInterval == 0 {
 		cfg.FlushInterval = 2 * time.Second
+	}
+	if cfg.SettleAfter == 0 {
+		cfg.SettleAfter = settleAfter
 	}
 	if cfg.StallTimeout == 0 {
 		cfg.StallTimeout = time.Minute
@@ -163,6 +176,9 @@ func New(cfg Config) (*FS, error) {
 	}
 	if !cfg.ReadOnly {
 		fs.tasks.Go(fs.flusher)
+		if cfg.Pending != nil {
+			fs.tasks.Go(fs.settler)
+		}
 		if cfg.Maintainer != nil {
 			fs.tasks.Go(fs.maintain)
 		}
@@ -206,6 +222,11 @@ func (fs *FS) Close() error {
 	}
 	fs.closing.Store(true)
 	fs.endTasks()
+	ctx, cancel := context.WithTimeout(context.Background(), settleAtClose)
+	defer cancel()
+	if err := fs.Settle(ctx); err != nil {
+		fs.log.Warn("small writes stay in the metadata and are moved to the store later", "error", err)
+	}
 	err := fs.sess.Close()
 	fs.dirty.Remove()
 	return err

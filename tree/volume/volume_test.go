@@ -100,14 +100,15 @@ func (w *world) open() {
 	w.memory, err = cache.NewMemory(bufs, 16<<20)
 	must(err)
 	log := slog.New(slog.DiscardHandler)
-	w.blocks, err = block.New(bg, block.Config{Store: w.store, Budget: budget, Buffers: bufs, Memory: w.memory, Compression: block.LZ4, Logger: log})
-	must(err)
 	w.engine, err = meta.Open(bg, w.db, meta.Options{Logger: log})
+	must(err)
+	w.blocks, err = block.New(bg, block.Config{Store: w.store, Budget: budget, Buffers: bufs, Memory: w.memory, Compression: block.LZ4,
+		Pending: w.engine, Logger: log})
 	must(err)
 	sess, err := w.engine.NewSession(bg, meta.SessionInfo{Host: "test"})
 	must(err)
-	cfg := Config{Session: sess, Blocks: w.blocks, Budget: budget, Maintainer: w.engine, Exclusive: true,
-		DirtyLimit: 8 << 20, FlushInterval: 20 * time.Millisecond, StallTimeout: time.Minute, Logger: log}
+	cfg := Config{Session: sess, Blocks: w.blocks, Budget: budget, Maintainer: w.engine, Pending: w.engine, Exclusive: true,
+		DirtyLimit: 8 << 20, FlushInterval: 20 * time.Millisecond, SettleAfter: 5 * time.Millisecond, StallTimeout: time.Minute, Logger: log}
 	if w.tune != nil {
 		w.tune(&cfg)
 	}
