@@ -23,7 +23,7 @@ func (s *Store) diskHeader(ctx context.Context, src source, r Ref) *header {
 	if !ok {
 		return nil
 	}
-	h, err := parseHeader(b.Bytes()[:n], s.volume, r)
+	h, err := s.parse(b.Bytes()[:n], r)
 	if err != nil {
 		return nil // the store decides
 	}

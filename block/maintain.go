@@ -125,7 +125,7 @@ func (s *Store) verify(ctx context.Context, src source, r Ref, deep bool) error 
 	if err != nil {
 		return err
 	}
-	h, err := parseHeader(b.Bytes()[:n], s.volume, r)
+	h, err := s.parse(b.Bytes()[:n], r)
 	if err != nil {
 		return err
 	}

@@ -253,7 +253,7 @@ func (s *Store) first(ctx context.Context, src source, r Ref, p []byte, off, n u
 		return nil, false, err
 	}
 	prefix := b.Bytes()[:got]
-	h, err = parseHeader(prefix, s.volume, r)
+	h, err = s.parse(prefix, r)
 	var short *shortHeaderError
 	if errors.As(err, &short) {
 		h, err = s.longHeader(ctx, src, r, short.length)
@@ -287,5 +287,5 @@ func (s *Store) longHeader(ctx context.Context, src source, r Ref, length uint32
 	if err := readFull(ctx, src, p, 0); err != nil {
 		return nil, err
 	}
-	return parseHeader(p, s.volume, r)
+	return s.parse(p, r)
 }

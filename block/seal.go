@@ -17,6 +17,16 @@ type Sealer interface {
 
 const maxSealOverhead = 64
 
+// parse reads the header of block r. Where blocks are sealed, one that is not was
+// not written by whoever has the key: its checksums are ones that everybody can make.
+func (s *Store) parse(p []byte, r Ref) (*header, error) {
+	h, err := parseHeader(p, s.volume, r)
+	if err == nil && s.sealer != nil && h.seal == 0 {
+		return nil, damaged("block is not sealed, as all of an encrypted volume are")
+	}
+	return h, err
+}
+
 // aad is what a sealed frame is bound to: nothing of a block can be moved, cut or
 // relabelled without Open noticing.
 func (h *header) aad(dst []byte, frame int, raw bool) []byte {
