@@ -13,6 +13,7 @@ import (
 
 // Inline implements Session.
 func (s *session) Inline(ctx context.Context, ino vfs.Ino) (data []byte, ok bool, err error) {
+	s.lease(ino, LeaseData)
 	err = s.e.view(ctx, func(v *view) error {
 		v.key = appendInlineKey(v.key[:0], ino)
 		b, err := v.value(v.key)
@@ -33,6 +34,7 @@ func (s *session) Inline(ctx context.Context, ino vfs.Ino) (data []byte, ok bool
 
 // Extents implements Session.
 func (s *session) Extents(ctx context.Context, ino vfs.Ino, index uint32, dst []Extent) ([]Extent, error) {
+	s.lease(ino, LeaseData)
 	begin := len(dst)
 	err := s.e.view(ctx, func(v *view) (err error) {
 		dst, err = v.chunk(ino, index, dst[:begin])
@@ -163,6 +165,7 @@ func (t *txn) write(n *node, w *FileWrite) error {
 		if err := t.delInline(n); err != nil {
 			return err
 		}
+		from, to = 0, max(size, n.size)
 	case n.flags&flagInline != 0 && len(w.Chunks) > 0:
 		return ErrLayout
 	}
@@ -272,6 +275,7 @@ func (s *session) Replace(ctx context.Context, ino vfs.Ino, index uint32, old, n
 				return err
 			}
 		}
+		t.relaid = append(t.relaid, Recall{Kind: LeaseData, Ino: ino, Off: int64(index) * int64(chunkSize), Len: int64(chunkSize)})
 		return t.putChunk(n, index, have, clipWritten(new, uint64(index)*uint64(chunkSize), n.size))
 	})
 	return fail("replace extents", "", err)

@@ -56,6 +56,7 @@ type Engine struct {
 	maxLinks uint32 // MaxLinks, but in tests
 	locks    lockTable
 	maint    maintenance
+	leases   leaseTable
 }
 
 // Options are what an engine may be opened with. The zero value will do.
@@ -66,6 +67,9 @@ type Options struct {
 	// AttrCache is how many inodes' attributes are kept in memory, about 250
 	// bytes each. 0: DefaultAttrCache.
 	AttrCache int
+	// SessionLeases is how many inodes a session may have leases on. 0:
+	// DefaultSessionLeases.
+	SessionLeases int
 }
 
 // DefaultAttrCache is the default of Options.AttrCache.
@@ -205,6 +209,10 @@ func newEngine(db kv.DB, o Options) *Engine {
 	e.blocks = newIDSource(e, counterBlock, blockBatch, maxBlockID)
 	e.ctx, e.cancel = context.WithCancel(context.Background())
 	e.reaper.kick = make(chan struct{}, 1)
+	e.leases.limit = int64(o.SessionLeases)
+	if e.leases.limit == 0 {
+		e.leases.limit = DefaultSessionLeases
+	}
 	return e
 }
 

@@ -22,6 +22,7 @@ const permissionBits = 0o7777
 
 // GetAttr implements Session.
 func (s *session) GetAttr(ctx context.Context, _ *vfs.Caller, ino vfs.Ino, out *vfs.Attr) error {
+	s.lease(ino, LeaseAttr)
 	var n inode
 	if err := s.e.attr(ctx, ino, &n); err != nil {
 		return fail("stat", "", err)
@@ -39,9 +40,17 @@ func (s *session) Lookup(ctx context.Context, _ *vfs.Caller, parent vfs.Ino, nam
 	if err := s.e.format.Load().checkName(name); err != nil {
 		return err
 	}
+	s.lease(parent, LeaseNames)
 	l := lookups.Get().(*lookup)
 	l.e, l.parent, l.name = e, parent, name
 	err := l.run(ctx, out)
+	for err == nil && s.implicit() { // the attributes must not be older than their lease
+		ino := out.Ino
+		if err = s.GetAttr(ctx, nil, ino, out); !errors.Is(err, syscall.ESTALE) {
+			break
+		}
+		err = l.run(ctx, out) // the name means something else by now
+	}
 	l.e, l.name = nil, ""
 	lookups.Put(l)
 	return fail("lookup", name, err)
@@ -133,6 +142,7 @@ func (s *session) lookupParent(ctx context.Context, ino vfs.Ino, out *vfs.Attr) 
 
 // Readlink implements Session.
 func (s *session) Readlink(ctx context.Context, _ *vfs.Caller, ino vfs.Ino) (target string, err error) {
+	s.lease(ino, LeaseAttr)
 	err = s.e.view(ctx, func(v *view) error {
 		var n inode
 		if err := v.inode(ino, &n); err != nil {

@@ -23,6 +23,8 @@ type listed struct {
 	entry
 	nameEnd int
 	known   bool // node is there
+	lease   Lease
+	leased  bool
 	node    inode
 }
 
@@ -36,10 +38,29 @@ const (
 
 // ReadDir implements Session.
 func (s *session) ReadDir(ctx context.Context, _ *vfs.Caller, ino vfs.Ino, cookie uint64, plus bool, emit func(*vfs.DirEntry) bool) error {
+	s.lease(ino, LeaseNames)
+	return s.readDir(ctx, ino, cookie, plus, plus && s.implicit(), func(x *vfs.DirEntry, _ *listed) bool { return emit(x) })
+}
+
+// ReadDirLeased is ReadDir with plus for a session that serves leases: emit also gets
+// the lease on the entry's attributes; nil: none was given.
+func (s *session) ReadDirLeased(ctx context.Context, ino vfs.Ino, cookie uint64, emit func(*vfs.DirEntry, *Lease) bool) error {
+	return s.readDir(ctx, ino, cookie, true, true, func(d *vfs.DirEntry, x *listed) bool {
+		if !x.leased {
+			return emit(d, nil)
+		}
+		return emit(d, &x.lease)
+	})
+}
+
+func (s *session) readDir(ctx context.Context, ino vfs.Ino, cookie uint64, plus, leased bool, emit func(*vfs.DirEntry, *listed) bool) error {
 	l := listings.Get().(*listing)
 	defer listings.Put(l)
 	for size := firstBatch; ; size = min(4*size, lastBatch) {
-		more, err := l.read(ctx, s.e, ino, cookie, plus, size)
+		more, err := l.read(ctx, s.e, ino, cookie, plus && !leased, size)
+		if err == nil && leased {
+			err = l.leasedAttributes(ctx, s)
+		}
 		if err != nil {
 			return fail("read directory", "", err)
 		}
@@ -52,7 +73,7 @@ func (s *session) ReadDir(ctx context.Context, _ *vfs.Caller, ino vfs.Ino, cooki
 				l.dirent.HasAttr = true
 				x.node.fill(x.ino, &l.dirent.Attr)
 			}
-			if !emit(&l.dirent) {
+			if !emit(&l.dirent, x) {
 				return nil
 			}
 			cookie = x.cookie
@@ -103,6 +124,30 @@ func (l *listing) read(ctx context.Context, e *Engine, dir vfs.Ino, cookie uint6
 		return nil
 	})
 	return more, err
+}
+
+// leasedAttributes reads the attributes of all entries after it has leased them: from
+// a later state than the entries, in which an inode may be gone.
+func (l *listing) leasedAttributes(ctx context.Context, s *session) error {
+	for i := range l.entries {
+		x := &l.entries[i]
+		x.lease, x.leased = s.Lease(x.ino, LeaseAttr)
+	}
+	return s.e.view(ctx, func(v *view) error {
+		for i := range l.entries {
+			x := &l.entries[i]
+			if x.known = v.e.cache.peek(x.ino, &x.node); x.known {
+				continue
+			}
+			switch err := v.inode(x.ino, &x.node); {
+			case err == nil:
+				x.known = true
+			case err != syscall.ESTALE:
+				return err
+			}
+		}
+		return nil
+	})
 }
 
 // attributes reads the attributes of all entries: from the cache, and where many

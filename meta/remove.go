@@ -143,9 +143,13 @@ func (t *txn) destroy(n *node) error {
 // reap ends a session's hold on an inode that may have no name: it goes if nobody
 // else uses it, or if it is big, is left to the reaper.
 func (e *Engine) reap(ctx context.Context, id uint64, ino vfs.Ino) error {
+	return e.reapBeside(ctx, id, ino, together)
+}
+
+func (e *Engine) reapBeside(ctx context.Context, id uint64, ino vfs.Ino, c company) error {
 	from := e.session(id)
 	for more := true; more; {
-		err := e.update(ctx, from, []vfs.Ino{ino}, func(t *txn) error {
+		err := e.transact(ctx, from, []vfs.Ino{ino}, c, func(t *txn) error {
 			more = false
 			n, err := t.load(ino)
 			if errors.Is(err, syscall.ESTALE) {
@@ -311,6 +315,19 @@ func (e *Engine) startReaper() {
 			}
 		}
 	}()
+}
+
+// reapNow is reap for callers that must not wait for other sessions' leases: the
+// reaper does.
+func (e *Engine) reapNow(id uint64, ino vfs.Ino) {
+	switch err := e.reapBeside(e.ctx, id, ino, impatient); {
+	case errors.Is(err, errRecall):
+		e.reaper.later(id, ino)
+		e.reaper.wake()
+	case err != nil && e.ctx.Err() == nil:
+		e.log.Warn("an inode without a name is removed later", "inode", uint64(ino), "err", err)
+		e.reaper.later(id, ino)
+	}
 }
 
 // reapOrLater is reap for callers that cannot do anything about an error.

@@ -22,14 +22,11 @@ func (s *session) Rename(ctx context.Context, _ *vfs.Caller, oldParent vfs.Ino, 
 		return syscall.EINVAL
 	}
 	r := rename{oldParent: oldParent, newParent: newParent, oldName: oldName, newName: newName, flags: flags}
+	update := s.e.update
 	if oldParent != newParent {
-		// One move of a directory at a time, so that none of the walks up that keep
-		// directories out of themselves sees another's. The store would find the
-		// conflict too, but late.
-		s.e.renames.Lock()
-		defer s.e.renames.Unlock()
+		update = s.e.updateMoving
 	}
-	err := s.e.update(ctx, s, []vfs.Ino{oldParent, newParent}, func(t *txn) error {
+	err := update(ctx, s, []vfs.Ino{oldParent, newParent}, func(t *txn) error {
 		*replaced = vfs.Attr{}
 		return r.run(t, replaced)
 	})

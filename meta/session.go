@@ -35,10 +35,12 @@ type session struct {
 	reserve  sync.Mutex
 	reserved map[vfs.Ino]*reservation
 
+	leases *sessionLeases // nil: the session takes no part in leases
+
 	closed atomic.Bool
 }
 
-var _ Session = (*session)(nil)
+var _ LeasedSession = (*session)(nil)
 
 var errSessionClosed = errors.New("the session has ended")
 
@@ -127,7 +129,7 @@ func (s *session) Open(ino vfs.Ino) {
 // Release implements Session.
 func (s *session) Release(ino vfs.Ino, n int) {
 	if n > 0 && s.e.uses.release(ino, s.id, n) {
-		s.e.reapOrLater(s.id, ino)
+		s.e.reapNow(s.id, ino)
 	}
 }
 
@@ -181,6 +183,7 @@ func (s *session) Close() error {
 	}
 	s.reserve.Unlock()
 	e.locks.endSession(s)
+	s.endLeases()
 	ctx := context.Background()
 	var errs []error
 	for _, ino := range e.uses.usedBy(s.id) {

@@ -32,6 +32,12 @@ type txn struct {
 	stripes   []uint16 // held, ascending
 	wanted    []vfs.Ino
 	exclusive bool // holds the gate alone
+	moves     bool // holds the lock of moves between directories
+
+	// What stays over runs:
+	conflicts []leaseConflict // leases that were in the way of the last one
+	acked     []leaseConflict // parts of leases that have been recalled
+	held      []vfs.Ino       // inodes marked in the table of leases since their recall
 
 	// Of the present run:
 	now     vfs.Time
@@ -44,6 +50,9 @@ type txn struct {
 	changes []vfs.Change
 	named   []vfs.Ino // nameless inodes that were marked in the table of uses
 	then    []func()  // after the commit, with the locks held
+	wants   []Recall  // leases that must not be held by others
+	relaid  []Recall  // data whose layout changes, not what it says
+	marked  []vfs.Ino // inodes marked in the table of leases, in this run
 	cached  bool      // the attribute cache knows of the commit
 	charged bool
 	revives bool   // may point to retired blocks: it holds them (see maintain.go)
@@ -70,6 +79,9 @@ var (
 	errRelock = errors.New("run again with more locks")
 	// errExclusive ends a run that needs the gate for itself.
 	errExclusive = errors.New("run again alone")
+	// errRecall ends a run that leases are in the way of: it is repeated after
+	// their recall.
+	errRecall = errors.New("run again after a recall")
 )
 
 var txns = sync.Pool{New: func() any {
@@ -81,19 +93,36 @@ var txns = sync.Pool{New: func() any {
 // update runs fn in a transaction that holds the locks of inos, commits it and
 // tells the cache, the feed and the quotas. Errors come back as fn gave them.
 func (e *Engine) update(ctx context.Context, s *session, inos []vfs.Ino, fn func(*txn) error) error {
-	return e.transact(ctx, s, inos, false, fn)
+	return e.transact(ctx, s, inos, together, fn)
+}
+
+// updateMoving is update for what may move directories: one at a time, so that none
+// of the walks up that keep directories out of themselves sees another's. The store
+// would find the conflict too, but late.
+func (e *Engine) updateMoving(ctx context.Context, s *session, inos []vfs.Ino, fn func(*txn) error) error {
+	return e.transact(ctx, s, inos, moving, fn)
 }
 
 // updateAlone is update while no other change is under way.
 func (e *Engine) updateAlone(ctx context.Context, s *session, fn func(*txn) error) error {
-	return e.transact(ctx, s, nil, true, fn)
+	return e.transact(ctx, s, nil, alone, fn)
 }
 
 // conflictTries is how often an Update is repeated whose driver has given up.
 const conflictTries = 100
 
-// transact is update or, with alone, updateAlone.
-func (e *Engine) transact(ctx context.Context, s *session, inos []vfs.Ino, alone bool, fn func(*txn) error) error {
+// company says beside which others a transaction runs.
+type company uint8
+
+const (
+	together  company = iota
+	moving            // no other one of this kind
+	alone             // none
+	impatient         // any, but it does not wait for a recall: errRecall
+)
+
+// transact is update, updateMoving or updateAlone.
+func (e *Engine) transact(ctx context.Context, s *session, inos []vfs.Ino, c company, fn func(*txn) error) error {
 	if e.readOnly {
 		return syscall.EROFS
 	}
@@ -101,7 +130,7 @@ func (e *Engine) transact(ctx context.Context, s *session, inos []vfs.Ino, alone
 		return vfs.WithErrno(syscall.EIO, errSessionClosed)
 	}
 	t := txns.Get().(*txn)
-	t.e, t.ctx, t.from, t.body, t.exclusive = e, ctx, s, fn, alone
+	t.e, t.ctx, t.from, t.body, t.exclusive, t.moves = e, ctx, s, fn, c == alone, c == moving
 	t.wanted = append(t.wanted[:0], inos...)
 	t.enter()
 	var err error
@@ -119,11 +148,20 @@ func (e *Engine) transact(ctx context.Context, s *session, inos []vfs.Ino, alone
 			t.leave()
 			t.exclusive = true
 			t.enter()
+		} else if errors.Is(err, errRecall) && c != impatient {
+			t.leave()
+			if err = t.recallConflicts(ctx); err != nil {
+				t.enter()
+				break
+			}
+			t.enter()
+			tries = 0
 		} else if !errors.Is(err, errRelock) && !(errors.Is(err, kv.ErrConflict) && tries < conflictTries && ctx.Err() == nil) {
 			break
 		}
 	}
 	t.leave()
+	t.unmark(t.held)
 	t.release()
 	if errors.Is(err, kv.ErrUnknown) {
 		err = errors.Join(err, e.recount())
@@ -170,6 +208,9 @@ func (e *Engine) quiesce() {
 // release forgets what the transaction held and gives its memory back.
 func (t *txn) release() {
 	t.reset()
+	clear(t.conflicts)
+	clear(t.acked)
+	t.conflicts, t.acked, t.held = t.conflicts[:0], t.acked[:0], t.held[:0]
 	t.e, t.ctx, t.from, t.body, t.w, t.r = nil, nil, nil, nil, nil, nil
 	if cap(t.value) > 64<<10 {
 		t.value, t.lists = nil, [2][]Extent{}
@@ -193,6 +234,7 @@ func (t *txn) reset() {
 	clear(t.changes)
 	t.changes = t.changes[:0]
 	t.named = t.named[:0]
+	t.relaid = t.relaid[:0]
 	t.written = t.written[:0]
 	t.revives = false
 	clear(t.then)
@@ -219,6 +261,11 @@ func (t *txn) runOnce(w kv.Txn) error {
 	if err := t.flushCharges(); err != nil {
 		return err
 	}
+	if t.e.leases.active.Load() > 0 {
+		if err := t.claim(); err != nil {
+			return err
+		}
+	}
 	for _, n := range t.nodes[:t.count] {
 		t.e.cache.begin(n.ino)
 	}
@@ -242,6 +289,8 @@ func (t *txn) undo() {
 		t.e.uses.revive(ino)
 	}
 	t.named = t.named[:0]
+	t.unmark(t.marked)
+	t.marked = t.marked[:0]
 }
 
 // committed tells everybody, with the locks still held so that changes of an
@@ -261,8 +310,11 @@ func (t *txn) committed() {
 	for _, fn := range t.then {
 		fn()
 	}
-	if len(t.changes) > 0 {
+	if len(t.changes) > 0 && t.e.watched.Load() > 0 {
 		t.e.tell(t.from, t.changes)
+	}
+	if len(t.marked) > 0 || t.from != nil && t.from.leases != nil {
+		t.settleLeases()
 	}
 }
 
@@ -287,6 +339,9 @@ func (t *txn) lock() {
 	if t.exclusive {
 		return // nobody else is here
 	}
+	if t.moves {
+		t.e.renames.Lock()
+	}
 	for _, ino := range t.wanted {
 		t.stripes = append(t.stripes, stripeOf(ino))
 	}
@@ -302,6 +357,9 @@ func (t *txn) unlock() {
 		t.e.stripes[i].Unlock()
 	}
 	t.stripes = t.stripes[:0]
+	if t.moves && !t.exclusive {
+		t.e.renames.Unlock()
+	}
 }
 
 // alsoLock makes sure that the lock of ino is held, or returns errRelock.
@@ -451,7 +509,7 @@ func (t *txn) chargeNode(n *node) error {
 // Changes
 
 func (t *txn) changed(c vfs.Change) {
-	if t.e.watched.Load() > 0 {
+	if t.e.watched.Load() > 0 || t.e.leases.active.Load() > 0 {
 		t.changes = append(t.changes, c)
 	}
 }

@@ -44,6 +44,7 @@ func (s *session) GetXattr(ctx context.Context, _ *vfs.Caller, ino vfs.Ino, name
 	if err := s.e.format.Load().checkXattr(name); err != nil {
 		return nil, err
 	}
+	s.lease(ino, LeaseAttr)
 	// The kernel asks for some attributes with each write: most inodes have none.
 	var n inode
 	if err := s.e.attr(ctx, ino, &n); err != nil {
@@ -127,6 +128,7 @@ func (t *txn) roomForXattr(n *node, name string) error {
 
 // ListXattr implements Session.
 func (s *session) ListXattr(ctx context.Context, _ *vfs.Caller, ino vfs.Ino) (names []string, err error) {
+	s.lease(ino, LeaseAttr)
 	var n inode
 	if err := s.e.attr(ctx, ino, &n); err != nil {
 		return nil, fail("list xattrs", "", err)
