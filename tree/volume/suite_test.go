@@ -3,17 +3,21 @@ package volume
 import (
 	"testing"
 
+	"github.com/massif-fs/massif/meta"
 	"github.com/massif-fs/massif/vfs"
 	"github.com/massif-fs/massif/vfs/vfstest"
 )
 
 // TestSuite runs the conformance suite of trees in process.
-func TestSuite(t *testing.T) { testSuite(t, true) }
+func TestSuite(t *testing.T) { testSuite(t, true, nil) }
 
 // TestSuiteShared runs it on a volume that others might change, too.
-func TestSuiteShared(t *testing.T) { testSuite(t, false) }
+func TestSuiteShared(t *testing.T) { testSuite(t, false, nil) }
 
-func testSuite(t *testing.T, exclusive bool) {
+// TestSuiteEncrypted runs it on an encrypted volume, which others might change.
+func TestSuiteEncrypted(t *testing.T) { testSuite(t, false, encrypted) }
+
+func testSuite(t *testing.T, exclusive bool, format func(*meta.Format)) {
 	worlds := make(map[vfs.FS]*world)
 	reopen := func(fs vfs.FS, readOnly bool) vfs.FS {
 		w := worlds[fs]
@@ -30,7 +34,7 @@ func testSuite(t *testing.T, exclusive bool) {
 	}
 	vfstest.Run(t, vfstest.Factory{
 		New: func(t testing.TB) vfs.FS {
-			w := newWorld(t, nil, func(c *Config) { c.Exclusive = exclusive })
+			w := newWorld(t, format, func(c *Config) { c.Exclusive = exclusive })
 			worlds[w.fs] = w
 			return w.fs
 		},

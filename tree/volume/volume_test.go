@@ -21,6 +21,7 @@ import (
 	"github.com/massif-fs/massif/kv"
 	"github.com/massif-fs/massif/kv/mem"
 	"github.com/massif-fs/massif/meta"
+	"github.com/massif-fs/massif/meta/sealed"
 	"github.com/massif-fs/massif/object"
 	objmem "github.com/massif-fs/massif/object/mem"
 	"github.com/massif-fs/massif/vfs"
@@ -102,10 +103,16 @@ func (w *world) open() {
 	log := slog.New(slog.DiscardHandler)
 	w.engine, err = meta.Open(bg, w.db, meta.Options{Logger: log})
 	must(err)
-	w.blocks, err = block.New(bg, block.Config{Store: w.store, Budget: budget, Buffers: bufs, Memory: w.memory, Compression: block.LZ4,
-		Pending: w.engine, Logger: log})
-	must(err)
+	blocks := block.Config{Store: w.store, Budget: budget, Buffers: bufs, Memory: w.memory, Compression: block.LZ4,
+		Pending: w.engine, Logger: log}
 	sess, err := w.engine.NewSession(bg, meta.SessionInfo{Host: "test"})
+	must(err)
+	if w.format.Seal != nil {
+		blocks.Sealer = testKey.Blocks()
+		sess, err = sealed.New(sess, testKey, sealed.Options{})
+		must(err)
+	}
+	w.blocks, err = block.New(bg, blocks)
 	must(err)
 	cfg := Config{Session: sess, Blocks: w.blocks, Budget: budget, Maintainer: w.engine, Pending: w.engine, Exclusive: true,
 		DirtyLimit: 8 << 20, FlushInterval: 20 * time.Millisecond, SettleAfter: 5 * time.Millisecond, StallTimeout: time.Minute, Logger: log}
