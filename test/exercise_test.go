@@ -21,6 +21,7 @@ var settings = []struct {
 	{"no inline, small blocks, zstd", options{create: []string{"--inline-limit", "0", "--block-size", "256KiB", "--compression", "zstd"}}},
 	{"uncompressed, little memory", options{create: []string{"--compression", "none", "--block-size", "1MiB"}, mount: []string{"--memory-limit", "64MiB"}}},
 	{"writeback", options{create: []string{"--block-size", "256KiB"}, mount: []string{"--writeback"}}},
+	{"encrypted", options{create: []string{"--block-size", "256KiB", "--encrypt"}, env: []string{"MASSIF_PASSPHRASE=correct horse battery"}}},
 }
 
 // TestFsx does 1,000,000 operations in all (20,000 with -short).
@@ -38,6 +39,7 @@ func TestFsx(t *testing.T) {
 		{1, fsx.Config{Ops: ops, Seed: 3, SyncEvery: 300, MaxSize: 1 << 20}},
 		{2, fsx.Config{Ops: ops, Seed: 4, SyncEvery: 1000, Files: 2, MaxSize: 3 << 20}},
 		{3, fsx.Config{Ops: ops * 5 / 4, Seed: 5, SyncEvery: 300, Files: 2, MaxSize: 1 << 20}},
+		{4, fsx.Config{Ops: ops / 4, Seed: 6, SyncEvery: 300, Files: 2, MaxSize: 1 << 20}},
 	}
 	for _, run := range runs {
 		set := settings[run.setting]
