@@ -38,7 +38,7 @@ const (
 
 	// slowAfter is how long a handler takes at least of which it is worth to start
 	// another reader before.
-	slowAfter = 100 * time.Microsecond
+	slowAfter = 500 * time.Microsecond
 	// slowFor is how many quick ones in a row make a kind of message quick again.
 	slowFor = 16
 )
@@ -117,10 +117,11 @@ func (c *Conn) watch() {
 	}
 }
 
-// waiting tells whether the kernel has a message that nobody has read.
+// waiting tells whether read(2) would return: the kernel has a message that nobody has
+// read, or the connection has ended (POLLERR).
 func (c *Conn) waiting() bool {
 	p := unix.PollFd{Fd: int32(c.fd), Events: unix.POLLIN}
 	var now unix.Timespec
 	n, _, _ := syscall.RawSyscall6(syscall.SYS_PPOLL, uintptr(unsafe.Pointer(&p)), 1, uintptr(unsafe.Pointer(&now)), 0, 0, 0)
-	return n == 1 && p.Revents&unix.POLLIN != 0
+	return n == 1 && p.Revents != 0
 }
