@@ -19,7 +19,7 @@ var forceable = []string{
 // taken as mount.flexfs writes them: noExec, rootSquash, rootSquashUID.
 func ForcedFlags(list string) (string, error) {
 	var out []string
-	for _, word := range splitOptions(list) {
+	for _, word := range SplitOptions(list) {
 		if word = strings.TrimSpace(word); word == "" {
 			continue
 		}

@@ -269,7 +269,7 @@ func (l *loading) skipUsedBlocks(ctx context.Context, dir string, r *Record) err
 		err = v.openMeta(ctx, memory, o)
 	}
 	if err == nil {
-		err = v.openBlocks(ctx, memory, o)
+		err = v.openBlocks(ctx, v.Engine.Settings(), memory, o)
 	}
 	if err == nil {
 		err = v.skipTo(ctx)

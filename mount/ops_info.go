@@ -82,19 +82,26 @@ func assign[T any](to, from *T) {
 
 // Stats read the figures of an open volume's parts.
 func (v *Volume) Stats() map[string]func() any {
+	parts := v.sharedStats()
+	parts["database"] = func() any { return v.DB.Metrics() }
+	parts["usage"] = func() any {
+		usage, err := v.usage()
+		if err != nil {
+			return nil
+		}
+		return usage
+	}
+	return parts
+}
+
+// sharedStats are the figures that a volume has also where its metadata is served by
+// another process.
+func (v *Volume) sharedStats() map[string]func() any {
 	parts := map[string]func() any{
-		"memory":   func() any { return v.Budget.Stats() },
-		"blocks":   func() any { return v.Blocks.Stats() },
-		"journal":  func() any { return v.Blocks.StageQueue() },
-		"database": func() any { return v.DB.Metrics() },
-		"volume":   func() any { return v.FS.Stats() },
-		"usage": func() any {
-			usage, err := v.usage()
-			if err != nil {
-				return nil
-			}
-			return usage
-		},
+		"memory":  func() any { return v.Budget.Stats() },
+		"blocks":  func() any { return v.Blocks.Stats() },
+		"journal": func() any { return v.Blocks.StageQueue() },
+		"volume":  func() any { return v.FS.Stats() },
 	}
 	if v.Disk != nil {
 		parts["cache"] = func() any { return v.Disk.Stats() }

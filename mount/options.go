@@ -210,7 +210,7 @@ func (e *UsageError) Unwrap() error { return e.Err }
 // "name" or "name=value". Later ones win. An unknown one is a *UsageError that
 // names it and the nearest known one. A comma in a value is written "\,".
 func (o *Options) ParseOptions(list string) error {
-	for _, word := range splitOptions(list) {
+	for _, word := range SplitOptions(list) {
 		if word == "" {
 			continue
 		}
@@ -249,7 +249,8 @@ func (o *Options) setWord(name, value string, hasValue bool) error {
 	return fmt.Errorf("unknown option %q; \"massif help mount\" lists the options", name)
 }
 
-func splitOptions(list string) []string {
+// SplitOptions divides a -o list into its words and takes escapes (\, and \\) away.
+func SplitOptions(list string) []string {
 	var words []string
 	var b strings.Builder
 	for i := 0; i < len(list); i++ {
@@ -281,8 +282,8 @@ func optionNames() []string {
 // Validate finds contradictions.
 func (o *Options) Validate() error {
 	switch {
-	case o.MemoryLimit != 0 && o.MemoryLimit < minMemoryLimit:
-		return &UsageError{fmt.Errorf("option \"memory-limit\": %v is too little, use at least %v", o.MemoryLimit, Size(minMemoryLimit))}
+	case o.MemoryLimit != 0 && o.MemoryLimit < MinMemoryLimit:
+		return &UsageError{fmt.Errorf("option \"memory-limit\": %v is too little, use at least %v", o.MemoryLimit, Size(MinMemoryLimit))}
 	case o.ReadOnly && o.Writeback:
 		return &UsageError{fmt.Errorf("options \"ro\" and \"writeback\" contradict each other")}
 	case o.Pprof && o.MetricsAddr == "":
@@ -293,8 +294,9 @@ func (o *Options) Validate() error {
 	return nil
 }
 
-// minMemoryLimit still holds the blocks of a few streams of the largest block size.
-const minMemoryLimit = 64 << 20
+// MinMemoryLimit is the least memory limit, in bytes: it still holds the blocks of a few
+// streams of the largest block size.
+const MinMemoryLimit = 64 << 20
 
 // EffectiveAllowOther is AllowOther or its default.
 func (o *Options) EffectiveAllowOther() bool {
@@ -402,7 +404,7 @@ func editDistance(a, b string) int {
 // mount(8)'s -s ("sloppy") asks.
 func KnownOptions(list string) string {
 	var known []string
-	for _, word := range splitOptions(list) {
+	for _, word := range SplitOptions(list) {
 		name, _, _ := strings.Cut(word, "=")
 		name = strings.ReplaceAll(name, "_", "-")
 		if slices.Contains(optionNames(), name) {

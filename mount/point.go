@@ -187,6 +187,18 @@ func checkPoint(point string, log *slog.Logger) error {
 	return nil
 }
 
+// checkEmpty refuses a mount point that holds anything.
+func checkEmpty(point string) error {
+	entries, err := os.ReadDir(point)
+	if err != nil {
+		return fmt.Errorf("mount point %s: %w", point, err)
+	}
+	if len(entries) > 0 {
+		return fmt.Errorf("mount point %s is not empty (%s is there); mount over it all the same with nonempty", point, entries[0].Name())
+	}
+	return nil
+}
+
 // IsDead tells whether a mount's server is gone. It asks for the file system's
 // size, which the kernel never answers by itself. A server that is there but does
 // not answer counts as alive.

@@ -17,11 +17,11 @@ func memoryLimit(o *Options) int64 {
 	if o.MemoryLimit != 0 {
 		return int64(o.MemoryLimit)
 	}
-	return max(defaultMemoryLimit, totalRAM()/10)
+	return max(defaultMemoryLimit, TotalRAM()/10)
 }
 
-// totalRAM is the machine's memory in bytes (MemTotal of /proc/meminfo), 0 if unknown.
-func totalRAM() int64 {
+// TotalRAM is the machine's memory in bytes (MemTotal of /proc/meminfo), 0 if unknown.
+func TotalRAM() int64 {
 	f, err := os.Open("/proc/meminfo")
 	if err != nil {
 		return 0

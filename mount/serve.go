@@ -132,6 +132,11 @@ func (s *server) start(ctx context.Context, point string, o ServeOptions) (err e
 	if err = checkPoint(s.point, s.log.Logger); err != nil {
 		return err
 	}
+	if s.spec.Mount.EmptyPoint {
+		if err = checkEmpty(s.point); err != nil {
+			return err
+		}
+	}
 	registry, err := OpenRegistry()
 	if err != nil {
 		return err

@@ -6,11 +6,14 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"github.com/massif-fs/massif/service/admin/adminapi"
 )
 
 // Parse makes a spec of what a user names as the source of a mount:
 //
 //   - "file:///dir": a local directory, passed through;
+//   - "HOST/VOLUME" or "HOST:PORT/VOLUME": a shared volume, by way of its admin server;
 //   - a path (with a '/' in it) or a name that ends in .yaml, .yml or .json: a spec file;
 //   - anything else: a volume by name.
 //
@@ -30,10 +33,29 @@ func Parse(source string) (*Spec, error) {
 	case ".yaml", ".yml", ".json":
 		return ReadSpec(source)
 	}
+	if tree, ok := sharedSourceOf(source); ok {
+		return &Spec{Tree: tree, Source: source}, nil
+	}
 	if strings.Contains(source, "/") {
 		return ReadSpec(source)
 	}
 	return &Spec{Tree: Tree{Kind: "volume", Config: &VolumeTree{Name: source}}, Source: source}, nil
+}
+
+// sharedSourceOf takes HOST/VOLUME. A file of that name is a spec all the same, as is
+// whatever begins as a path does.
+func sharedSourceOf(source string) (Tree, bool) {
+	host, name, ok := strings.Cut(source, "/")
+	if !ok || host == "" || host[0] == '.' || !validVolumeName(name) || exists(source) {
+		return Tree{}, false
+	}
+	if !strings.ContainsAny(host, ".:") && host != "localhost" {
+		return Tree{}, false
+	}
+	if _, err := adminapi.Address(host); err != nil {
+		return Tree{}, false
+	}
+	return Tree{Kind: "shared", Config: &SharedTree{Admin: host, Volume: name}}, true
 }
 
 func parseURL(source string) (Tree, error) {

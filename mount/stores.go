@@ -17,6 +17,9 @@ import (
 // farFuture is later than the start of any upload.
 var farFuture = time.Date(9999, 1, 1, 0, 0, 0, 0, time.UTC)
 
+// storePatience is how long a remote store that fails is tried again.
+const storePatience = 30 * time.Second
+
 // openStore opens the object store of a URL.
 func openStore(ctx context.Context, url string) (object.Store, error) {
 	return storeurl.Open(ctx, url, storeurl.Options{UserAgent: "massif"})
@@ -28,7 +31,7 @@ func openStore(ctx context.Context, url string) (object.Store, error) {
 func openPatientStore(ctx context.Context, url string) (object.Store, error) {
 	s, err := openStore(ctx, url)
 	if err == nil && s.Capabilities().Remote {
-		s = retry.New(s, retry.Options{Total: 30 * time.Second})
+		s = retry.New(s, retry.Options{Total: storePatience})
 	}
 	return s, err
 }

@@ -114,7 +114,7 @@ func (g *Registry) OpenVolume(ctx context.Context, name string, o OpenOptions) (
 	if err := v.openMeta(ctx, memory, o); err != nil {
 		return v, err
 	}
-	if err := v.openBlocks(ctx, memory, o); err != nil {
+	if err := v.openBlocks(ctx, v.Engine.Settings(), memory, o); err != nil {
 		return v, err
 	}
 	if o.Tree {
@@ -165,9 +165,8 @@ func (v *Volume) openObjects(ctx context.Context) (err error) {
 	return v.checkStore(ctx)
 }
 
-func (v *Volume) openBlocks(ctx context.Context, memory memoryPlan, o OpenOptions) (err error) {
+func (v *Volume) openBlocks(ctx context.Context, settings meta.Format, memory memoryPlan, o OpenOptions) (err error) {
 	name := v.Record.Name
-	settings := v.Engine.Settings()
 	v.Budget = cache.NewBudget(memory.budget)
 	if v.Buffers, err = cache.NewBuffers(v.Budget); err != nil {
 		return fmt.Errorf("memory: %w", err)

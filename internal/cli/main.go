@@ -19,6 +19,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/massif-fs/massif/internal/terminal"
 	"github.com/massif-fs/massif/mount"
 )
 
@@ -43,6 +44,7 @@ func Main(args []string) int {
 	if len(args) > 2 && args[1] == "mount" && args[2] == mount.DaemonArg {
 		return mount.RunDaemon()
 	}
+	args = terminal.Hide(args, "token", "secret")
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 	return run(ctx, args, streams{os.Stdin, os.Stdout, os.Stderr})
@@ -60,7 +62,11 @@ func run(ctx context.Context, args []string, s streams) int {
 		fmt.Fprintln(s.err, "massif: interrupted")
 		return exitError
 	}
-	fmt.Fprintf(s.err, "massif: %s\n", sentence(err))
+	name := "massif"
+	if p := findPersonality(filepath.Base(args[0])); p != nil {
+		name = p.name
+	}
+	fmt.Fprintf(s.err, "%s: %s\n", name, sentence(err))
 	var usage *mount.UsageError
 	if errors.As(err, &usage) {
 		return exitUsage
@@ -87,6 +93,9 @@ func dispatch(ctx context.Context, args []string, s streams) error {
 		return mountHelper(ctx, args[1:], s)
 	case "umount.massif", "umount.fuse.massif":
 		return umountHelper(ctx, args[1:], s)
+	}
+	if p := findPersonality(filepath.Base(args[0])); p != nil {
+		return p.run(ctx, args[1:], s)
 	}
 	root := newRoot(s)
 	// mount.fuse(8), which mount(8) starts for the type fuse.massif where no helper

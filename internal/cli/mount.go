@@ -22,9 +22,10 @@ func (a *app) mountCommand() *cobra.Command {
 		GroupID: "mounts",
 		Long: `Mount SOURCE at the directory MOUNTPOINT.
 
-SOURCE is the name of a volume (see "massif volume list"), a URL such as
-file:///dir (the directory, passed through), or a spec file: a YAML or JSON
-description of the tree and its options, which may also name the mount point.
+SOURCE is the name of a volume (see "massif volume list"), HOST/VOLUME for a shared
+volume of the admin server HOST (see "massif creds init"), a URL such as file:///dir
+(the directory, passed through), or a spec file: a YAML or JSON description of the
+tree and its options, which may also name the mount point.
 
 The mount is served by a process in the background. The command returns when
 the mount answers; otherwise it prints that process's error. The process ends
@@ -40,6 +41,7 @@ spec's "mount" section. In fstab, write the type massif (see
   massif mount photos /mnt/photos -o ro,noatime
   massif mount photos /mnt/photos --memory-limit 1GiB --metrics-addr 127.0.0.1:9567
   massif mount file:///srv/data /mnt/data --foreground
+  massif mount admin.example.com/team /mnt/team
   massif mount photos.yaml`,
 		Args: rangeArgs(1, "SOURCE", "MOUNTPOINT"),
 		RunE: func(cmd *cobra.Command, args []string) error {

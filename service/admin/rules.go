@@ -251,6 +251,9 @@ func (c *change) startToken(t *adminapi.Token) error {
 		if t.Account != "" && t.Account != v.Account {
 			return invalid("field \"account\": the volume belongs to another account")
 		}
+		if v.Encryption && t.Path != "" {
+			return invalid("field \"path\": the volume %s is encrypted: its servers do not know its directories by name, so a token cannot be limited to one", v.Name)
+		}
 		t.Account = v.Account
 	case adminapi.TokenMetadataServer:
 		if t.MetadataServer == "" {
