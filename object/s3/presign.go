@@ -19,8 +19,8 @@ import (
 // PresignGet implements object.Presigner.
 func (s *Store) PresignGet(ctx context.Context, key string, life time.Duration) (object.SignedRequest, error) {
 	in := &s3.GetObjectInput{Bucket: &s.cfg.Bucket, Key: s.key(key)}
-	return s.presign(ctx, "sign get", key, life, nil, func(p *s3.PresignClient) (*v4.PresignedHTTPRequest, error) {
-		return p.PresignGetObject(ctx, in)
+	return s.presign(ctx, "sign get", key, life, func(o func(*s3.PresignOptions)) (*v4.PresignedHTTPRequest, error) {
+		return s.signer.PresignGetObject(ctx, in, o)
 	})
 }
 
@@ -58,9 +58,13 @@ func (s *Store) PresignPut(ctx context.Context, key string, size int64, sum *uin
 	if sum != nil && s.cfg.Checksum != NoChecksum {
 		in.ChecksumCRC32C = aws.String(base64.StdEncoding.EncodeToString(binary.BigEndian.AppendUint32(nil, *sum)))
 	}
-	return s.presign(ctx, op, key, life, opts, func(p *s3.PresignClient) (*v4.PresignedHTTPRequest, error) {
-		return p.PresignPutObject(ctx, in)
+	return s.presign(ctx, op, key, life, func(o func(*s3.PresignOptions)) (*v4.PresignedHTTPRequest, error) {
+		return s.signer.PresignPutObject(ctx, in, o)
 	})
+}
+
+func newSigner(c *s3.Client) *s3.PresignClient {
+	return s3.NewPresignClient(c, func(o *s3.PresignOptions) { o.Presigner = headerSigner{v4.NewSigner()} })
 }
 
 // headerSigner signs with all headers: the SDK moves those that begin with x-amz-
@@ -75,7 +79,7 @@ func (h headerSigner) PresignHTTP(ctx context.Context, credentials aws.Credentia
 	})...)
 }
 
-func (s *Store) presign(ctx context.Context, op, key string, life time.Duration, put *object.PutOptions, sign func(*s3.PresignClient) (*v4.PresignedHTTPRequest, error)) (object.SignedRequest, error) {
+func (s *Store) presign(ctx context.Context, op, key string, life time.Duration, sign func(func(*s3.PresignOptions)) (*v4.PresignedHTTPRequest, error)) (object.SignedRequest, error) {
 	if err := s.begin(ctx, op, key); err != nil {
 		return object.SignedRequest{}, err
 	}
@@ -83,10 +87,7 @@ func (s *Store) presign(ctx context.Context, op, key string, life time.Duration,
 	if err != nil {
 		return object.SignedRequest{}, &object.Error{Op: op, Key: key, Err: err}
 	}
-	p := s3.NewPresignClient(s.client, s3.WithPresignExpires(life), func(o *s3.PresignOptions) {
-		o.Presigner = headerSigner{v4.NewSigner()}
-	})
-	r, err := sign(p)
+	r, err := sign(s3.WithPresignExpires(life))
 	if err != nil {
 		return object.SignedRequest{}, s.fail(op, key, nil, err)
 	}

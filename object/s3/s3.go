@@ -142,10 +142,11 @@ const (
 )
 
 // Store is a bucket, or the part of one below Config.Prefix. It implements
-// object.Store, object.RangeReader and object.Multipart.
+// object.Store, object.RangeReader, object.Multipart and object.Presigner.
 type Store struct {
 	cfg    Config
 	client *s3.Client
+	signer *s3.PresignClient
 	http   *http.Transport
 	where  string // bucket and endpoint, for errors
 
@@ -159,6 +160,7 @@ var (
 	_ object.Store       = (*Store)(nil)
 	_ object.RangeReader = (*Store)(nil)
 	_ object.Multipart   = (*Store)(nil)
+	_ object.Presigner   = (*Store)(nil)
 )
 
 // Open makes a Store. It sends nothing: Check does. The errors are those of a
@@ -242,6 +244,7 @@ func open(ctx context.Context, cfg Config) (*Store, error) {
 			o.APIOptions = append(o.APIOptions, awsmiddleware.AddUserAgentKeyValue(name, version))
 		}
 	})
+	s.signer = newSigner(s.client)
 	return s, nil
 }
 
