@@ -515,6 +515,24 @@ func TestAuthentication(t *testing.T) {
 	st.kept()
 }
 
+// TestEndedSession: an Authority that still knows a session that has ended makes no
+// difference; nor does metadata that points beyond a block open it.
+func TestEndedSession(t *testing.T) {
+	st := newStage(t, inMemory(t), nil, nil)
+	st.mallory.own(12, 0, st.pack, 100, block.Range{Off: 50, Len: 100_000})
+	m := st.hostile(t, st.mallory)
+	if g := m.readGrant(st.pack, place{12, 0}); g.Code != "corrupt" {
+		t.Errorf("grant for more than the block has: %q", g.Code)
+	}
+	if status, _ := m.plain(st.pack, place{12, 0}, 60, 90_000); isOK(status) {
+		t.Errorf("plain bytes beyond the block: status %d", status)
+	}
+	close(st.mallory.done)
+	if status, _ := m.get(st.inside, st.insideFile); status != http.StatusUnauthorized {
+		t.Errorf("a session that has ended: status %d", status)
+	}
+}
+
 // TestExpiry: a signed request ends with its life, also for a session that lives.
 func TestExpiry(t *testing.T) {
 	st := newStage(t, backends[1].open(t), nil, func(cfg *Config) { cfg.Life = time.Second })
