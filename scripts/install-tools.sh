@@ -35,8 +35,32 @@ go_tool() {
 	rm -rf "$tmp"
 }
 
+# npm_tool NAME PACKAGE VERSION: a program of a package from npm, with Node.js beside
+# it. The package lies in NAME.node; NAME is a script that starts it.
+npm_tool() {
+	if [ -x "$dir/$1" ] && [ "$(cat "$dir/$1.version" 2>/dev/null)" = "$2@$3" ]; then
+		return 0
+	fi
+	command -v npm >/dev/null || { echo "install-tools: npm is needed to install $1" >&2; return 1; }
+	echo "install-tools: installing $2 $3 into $dir" >&2
+	tmp=$(mktemp -d "$dir/.build-$1.XXXXXX")
+	if ! npm install --prefix "$tmp" --no-audit --no-fund --no-save --loglevel error "$2@$3" >&2; then
+		rm -rf "$tmp"
+		echo "install-tools: $1 could not be installed" >&2
+		return 1
+	fi
+	rm -rf "$dir/$1.node"
+	mv "$tmp" "$dir/$1.node"
+	printf '#!/bin/sh\nexec node "%s/node_modules/.bin/%s" "$@"\n' "$dir/$1.node" "$1" >"$dir/.$1.new"
+	chmod 755 "$dir/.$1.new"
+	mv -f "$dir/.$1.new" "$dir/$1"
+	echo "$2@$3" >"$dir/$1.version"
+}
+
 install_tool() {
 	case $1 in
+	azurite-blob) npm_tool azurite-blob azurite 3.35.0 ;;
+	fake-gcs-server) go_tool fake-gcs-server github.com/fsouza/fake-gcs-server v1.56.1 ;;
 	versitygw) go_tool versitygw github.com/versity/versitygw/cmd/versitygw v1.8.0 ;;
 	minio) go_tool minio github.com/minio/minio v0.0.0-20260212201848-7aac2a2c5b7c ;;
 	*)
@@ -46,7 +70,7 @@ install_tool() {
 	esac
 }
 
-[ $# -gt 0 ] || set -- versitygw
+[ $# -gt 0 ] || set -- versitygw azurite-blob fake-gcs-server
 status=0
 for tool; do
 	install_tool "$tool" || status=$?

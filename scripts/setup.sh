@@ -18,6 +18,8 @@ rsync:rsync
 tar:tar
 bindfs:bindfs
 perl:perl
+node:nodejs
+npm:npm
 "
 
 missing=

@@ -204,6 +204,73 @@ func startS3(t testing.TB, scheme string, flags ...string) (endpoint, bucket str
 	}
 }
 
+// The account of Azurite, which is the same in every installation.
+const (
+	AzureAccount = "devstoreaccount1"
+	AzureKey     = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
+)
+
+// Azure starts Azurite, a server of the Blob protocol of Azure Storage, whose
+// containers still have to be made. The endpoint is the URL of AzureAccount.
+func Azure(t testing.TB) (endpoint string) {
+	t.Helper()
+	return startAzure(t, "http")
+}
+
+// AzureTLS is Azure with HTTPS, which takes tokens of any identity that are
+// well-formed. caFile holds the certificate that the server is known by.
+func AzureTLS(t testing.TB) (endpoint, caFile string) {
+	t.Helper()
+	cert, key := certificate(t)
+	return startAzure(t, "https", "--oauth", "basic", "--cert", cert, "--key", key), cert
+}
+
+func startAzure(t testing.TB, scheme string, flags ...string) (endpoint string) {
+	t.Helper()
+	program := Tool(t, "azurite-blob")
+	for try := 1; ; try++ {
+		addr := freeAddr(t)
+		_, port, _ := net.SplitHostPort(addr)
+		cmd := exec.Command(program, append(slices.Clone(flags), "--silent", "--disableTelemetry", "--skipApiVersionCheck",
+			"--inMemoryPersistence", "--blobHost", "127.0.0.1", "--blobPort", port)...)
+		cmd.Dir = t.TempDir()
+		err := start(t, cmd, func() error { return dial(addr) })
+		if err == nil {
+			return fmt.Sprintf("%s://%s/%s", scheme, addr, AzureAccount)
+		}
+		if try == 5 {
+			t.Fatal(err)
+		}
+	}
+}
+
+// GCS starts fake-gcs-server, a server of the JSON interface of Google Cloud
+// Storage, with one empty bucket. It asks for no credentials.
+func GCS(t testing.TB) (endpoint, bucket string) {
+	t.Helper()
+	program := Tool(t, "fake-gcs-server")
+	bucket = "massif-test"
+	for try := 1; ; try++ {
+		addr := freeAddr(t)
+		host, port, _ := net.SplitHostPort(addr)
+		dir := t.TempDir()
+		if err := os.Mkdir(filepath.Join(dir, bucket), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		endpoint = "http://" + addr
+		cmd := exec.Command(program, "-scheme", "http", "-host", host, "-port", port, "-public-host", addr, "-external-url", endpoint,
+			"-backend", "memory", "-data", dir, "-log-level", "error")
+		cmd.Dir = dir
+		err := start(t, cmd, func() error { return dial(addr) })
+		if err == nil {
+			return endpoint, bucket
+		}
+		if try == 5 {
+			t.Fatal(err)
+		}
+	}
+}
+
 // MinIO starts a MinIO server, whose buckets still have to be made. It is closer
 // to Amazon's than the one of S3, but heavy to build, so that it is optional: the
 // test is skipped where it is missing, whatever must not be skipped otherwise.

@@ -283,7 +283,7 @@ func (s *suite) testDelete(t *testing.T, store object.Store) {
 	}
 
 	var keys []string
-	for i := range 1100 {
+	for i := range s.Many * 11 / 25 {
 		keys = append(keys, fmt.Sprintf("batch/%02d/%d", i%20, i))
 	}
 	s.fill(t, store, keys)

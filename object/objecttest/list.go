@@ -158,7 +158,7 @@ func (s *suite) testList(t *testing.T, store object.Store) {
 
 func (s *suite) testListMany(t *testing.T, store object.Store) {
 	var keys []string
-	for i := range 2500 {
+	for i := range s.Many {
 		switch {
 		case i%5 == 0:
 			keys = append(keys, fmt.Sprintf("dir%03d/sub/%d", i%97, i))

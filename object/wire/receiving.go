@@ -145,6 +145,9 @@ func (a Asked) Accept(length int64, contentRange string) (left, total int64, non
 		}
 		return length, length, ""
 	}
+	if length == 0 && contentRange == fmt.Sprintf("bytes %d-%d/%d", a.Off, a.Off-1, a.Off) {
+		return 0, a.Off, "" // as some say "nothing is there" of a range that begins at the end
+	}
 	from, to, total, err := ParseContentRange(contentRange)
 	if err != nil {
 		return 0, 0, err.Error()

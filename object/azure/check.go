@@ -1,0 +1,50 @@
+package azure
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/massif-fs/massif/object"
+)
+
+// Check finds out whether the container is there and can be used, so that whoever
+// configured it learns what is wrong before any data is at stake. With write it
+// puts, reads and deletes a small object below the prefix.
+func (s *Store) Check(ctx context.Context, write bool) error { return check(ctx, s, write) }
+
+func check(ctx context.Context, s object.Store, write bool) error {
+	if _, err := s.List(ctx, object.ListOptions{Limit: 1}); err != nil {
+		return asCheck(err)
+	}
+	if !write {
+		return nil
+	}
+	key := "massif-check-" + random()
+	if _, err := s.Put(ctx, key, bytes.NewReader([]byte("massif")), 6, nil); err != nil {
+		return err
+	}
+	p := make([]byte, 6)
+	_, err := object.ReadRange(ctx, s, key, p, 0)
+	if err == nil && string(p) != "massif" {
+		err = &object.Error{Op: "check", Key: key, Err: fmt.Errorf("%w: the store returned other bytes than were put", object.ErrCorrupt)}
+	}
+	if err == nil {
+		_, err = s.Put(ctx, key, bytes.NewReader([]byte("massif")), 6, &object.PutOptions{IfAbsent: true})
+		if err == nil {
+			err = &object.Error{Op: "check", Key: key, Err: fmt.Errorf("%w: the server ignores conditions", object.ErrUnsupported)}
+		} else if errors.Is(err, object.ErrExists) {
+			err = nil
+		}
+	}
+	return errors.Join(err, s.Delete(context.WithoutCancel(ctx), key))
+}
+
+func asCheck(err error) error {
+	var oe *object.Error
+	if errors.As(err, &oe) {
+		return &object.Error{Op: "check", Err: oe.Err}
+	}
+	return err
+}
