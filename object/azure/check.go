@@ -3,6 +3,7 @@ package azure
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 
@@ -21,7 +22,7 @@ func check(ctx context.Context, s object.Store, write bool) error {
 	if !write {
 		return nil
 	}
-	key := "massif-check-" + random()
+	key := "massif-check-" + rand.Text()
 	if _, err := s.Put(ctx, key, bytes.NewReader([]byte("massif")), 6, nil); err != nil {
 		return err
 	}

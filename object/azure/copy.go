@@ -2,8 +2,6 @@ package azure
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"net/url"
@@ -271,10 +269,4 @@ func (c *copying) giveUp(ctx context.Context, b *blockblob.Client, id *string) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.s.cfg.StallTimeout)
 	defer cancel()
 	_, _ = b.AbortCopyFromURL(ctx, *id, nil) // what is left is taken for absent
-}
-
-func random() string {
-	var p [8]byte
-	_, _ = rand.Read(p[:]) // never fails
-	return hex.EncodeToString(p[:])
 }

@@ -56,6 +56,9 @@ type Factory struct {
 	// of their UTF-16 code units, which is that of their bytes only for characters
 	// up to U+FFFF: keys with others are left out where several are listed.
 	UTF16Order string
+	// CopiesMetadata, if not empty, is the reason why the server gives a copy its
+	// source's metadata though it was told that there shall be none.
+	CopiesMetadata string
 	// Many is the number of objects where many are wanted; 0: 2500. Fewer are for
 	// servers that are slow.
 	Many int
