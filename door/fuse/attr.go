@@ -36,21 +36,29 @@ func (d *door) override(mode, uid, gid *uint32) {
 
 // fillEntry tells the kernel of an inode, found or made: from now on the kernel
 // knows its number.
-func (d *door) fillEntry(a *vfs.Attr, out *kernel.EntryOut) {
+func (d *door) fillEntry(r *request, a *vfs.Attr, out *kernel.EntryOut) {
 	d.nodes.learn(uint64(a.Ino))
 	d.fillEntryUncounted(a, out)
+	r.fillValidity(out)
 }
 
+// fillEntryUncounted leaves it to the caller to count, and then to call fillValidity.
 func (d *door) fillEntryUncounted(a *vfs.Attr, out *kernel.EntryOut) {
 	out.NodeID = uint64(a.Ino)
 	out.Generation = uint64(a.Gen)
-	out.EntryValid, out.EntryValidNsec = d.entryValid.sec, d.entryValid.nsec
-	out.AttrValid, out.AttrValidNsec = d.attrValid.sec, d.attrValid.nsec
 	d.fillAttr(a, &out.Attr)
 }
 
-func (d *door) fillAttrOut(a *vfs.Attr, out *kernel.AttrOut) {
-	out.AttrValid, out.AttrValidNsec = d.attrValid.sec, d.attrValid.nsec
+// fillValidity says how long the kernel may believe an entry of the request's node.
+func (r *request) fillValidity(out *kernel.EntryOut) {
+	v := r.entryValidity(r.ino)
+	out.EntryValid, out.EntryValidNsec = v.sec, v.nsec
+	v = r.attrValidity(out.NodeID)
+	out.AttrValid, out.AttrValidNsec = v.sec, v.nsec
+}
+
+func (d *door) fillAttrOut(a *vfs.Attr, v validity, out *kernel.AttrOut) {
+	out.AttrValid, out.AttrValidNsec = v.sec, v.nsec
 	d.fillAttr(a, &out.Attr)
 }
 
@@ -59,7 +67,7 @@ func (d *door) GetAttr(q *kernel.Request, in *kernel.GetAttrIn, out *kernel.Attr
 	r := d.begin(OpGetAttr, q, "")
 	defer r.end(&code)
 	if r.err = d.fs.GetAttr(r, &r.caller, vfs.Ino(q.NodeID), &r.attr); r.err == nil {
-		d.fillAttrOut(&r.attr, out)
+		d.fillAttrOut(&r.attr, r.attrValidity(q.NodeID), out)
 	}
 	return
 }
@@ -75,7 +83,8 @@ func (d *door) Statx(q *kernel.Request, in *kernel.StatxIn, out *kernel.StatxOut
 	}
 	mode, uid, gid := a.Mode, a.UID, a.GID
 	d.override(&mode, &uid, &gid)
-	out.AttrValid, out.AttrValidNsec = d.attrValid.sec, d.attrValid.nsec
+	v := r.attrValidity(q.NodeID)
+	out.AttrValid, out.AttrValidNsec = v.sec, v.nsec
 	out.Statx = kernel.Statx{
 		Mask: unix.STATX_BASIC_STATS | unix.STATX_BTIME,
 		Ino:  uint64(a.Ino), Size: a.Size, Blocks: a.Blocks, BlockSize: a.BlockSize,
@@ -117,7 +126,7 @@ func (d *door) SetAttr(q *kernel.Request, in *kernel.SetAttrIn, out *kernel.Attr
 		defer d.nodes.modeChange(q.NodeID)
 	}
 	if r.err = d.fs.SetAttr(r, &r.caller, vfs.Ino(q.NodeID), set, &r.attr); r.err == nil {
-		d.fillAttrOut(&r.attr, out)
+		d.fillAttrOut(&r.attr, d.unversioned(), out)
 	}
 	return
 }
@@ -160,7 +169,7 @@ func translateSetAttr(in *kernel.SetAttrIn, set *vfs.SetAttr) {
 // privilege to keep them is writing to. Most files have none: on exclusive trees
 // the door remembers that.
 func (d *door) killPrivileges(r *request, ino uint64) error {
-	if d.policy.Exclusive && d.nodes.isPlain(ino) {
+	if (d.policy.Exclusive || d.leases != nil && d.leases.Leased(vfs.Ino(ino)).Has(vfs.LeaseAttr)) && d.nodes.isPlain(ino) {
 		return nil
 	}
 	modes := d.nodes.modes(ino)
@@ -168,7 +177,9 @@ func (d *door) killPrivileges(r *request, ino uint64) error {
 		return err
 	}
 	if r.attr.Mode&(syscall.S_ISUID|syscall.S_ISGID) == 0 {
-		d.nodes.setPlain(ino, modes)
+		if d.leases == nil || r.leased(ino, vfs.LeaseAttr) {
+			d.nodes.setPlain(ino, modes)
+		}
 		return nil
 	}
 	r.set = vfs.SetAttr{Valid: vfs.SetKillSUIDGID}

@@ -24,6 +24,9 @@ func (d *door) Read(q *kernel.Request, in *kernel.ReadIn, buf []byte) (n int, co
 	if r.bytes, r.err = f.ReadAt(r, buf, int64(in.Offset)); r.err == io.EOF {
 		r.err = nil
 	}
+	if d.leases != nil && r.err == nil && r.bytes > 0 {
+		r.leaseRead(f, buf, int64(in.Offset))
+	}
 	return r.bytes, 0
 }
 
@@ -46,7 +49,20 @@ func (d *door) Write(q *kernel.Request, in *kernel.WriteIn, data []byte) (writte
 			return
 		}
 	}
-	r.bytes, r.err = f.WriteAt(r, data, int64(in.Offset))
+	length := len(data)
+	if in.WriteFlags&kernel.WriteCache != 0 {
+		var within int64
+		if within, r.err = d.clipWriteBack(r, q.NodeID, int64(in.Offset), int64(len(data))); r.err != nil {
+			return
+		}
+		data = data[:within]
+	}
+	if len(data) > 0 {
+		r.bytes, r.err = f.WriteAt(r, data, int64(in.Offset))
+	}
+	if r.err == nil && r.bytes == len(data) {
+		r.bytes = length
+	}
 	if r.err != nil && r.bytes > 0 && in.WriteFlags&kernel.WriteCache == 0 {
 		// A program is told how much was written; its next write meets the cause.
 		// For pages that the kernel writes back only the cause itself is of use.

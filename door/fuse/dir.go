@@ -19,7 +19,8 @@ func (d *door) OpenDir(q *kernel.Request, in *kernel.OpenIn, out *kernel.OpenOut
 	if h.dir, r.err = d.fs.OpenDir(r, &r.caller, vfs.Ino(q.NodeID)); r.err != nil {
 		return
 	}
-	if d.keepCache && d.longLived {
+	if r.keepsListing(q.NodeID) {
+		h.cached = true
 		out.OpenFlags |= kernel.FopenCacheDir | kernel.FopenKeepCache
 	}
 	out.Fh = d.handles.addDir(h)
@@ -79,6 +80,15 @@ func (d *door) readDir(r *request, q *kernel.Request, in *kernel.ReadIn, out *ke
 		cookie = 0
 	}
 	r.learnt = r.learnt[:0]
+	h := d.handles.peek(in.Fh)
+	if h != nil && h.cached && d.leases != nil {
+		// Behind the reply: what the kernel keeps of it without a lease must go.
+		defer func() {
+			if !r.leased(q.NodeID, vfs.LeaseNames) {
+				d.notify.listing(q.NodeID)
+			}
+		}()
+	}
 	full := false
 	err = dir.Read(r, cookie, plus, func(e *vfs.DirEntry) bool {
 		entry := kernel.DirEntry{Mode: e.Mode, Name: e.Name, Ino: uint64(e.Ino), Off: e.Cookie}
@@ -93,7 +103,7 @@ func (d *door) readDir(r *request, q *kernel.Request, in *kernel.ReadIn, out *ke
 		}
 		if e.HasAttr && e.Attr.Ino == e.Ino {
 			d.fillEntryUncounted(&e.Attr, o)
-			r.learnt = append(r.learnt, uint64(e.Ino))
+			r.learnt = append(r.learnt, o)
 		}
 		return true
 	})
@@ -110,8 +120,9 @@ func (d *door) readDir(r *request, q *kernel.Request, in *kernel.ReadIn, out *ke
 		}
 	}
 	// Outside of Read: it may hold locks that Pin needs.
-	for _, ino := range r.learnt {
-		d.nodes.learn(ino)
+	for _, o := range r.learnt {
+		d.nodes.learn(o.NodeID)
+		r.fillValidity(o)
 	}
 	return nil
 }

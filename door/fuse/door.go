@@ -30,6 +30,7 @@ type door struct {
 	locks   vfs.LockFS
 	copier  vfs.CopyFS
 	tmpfile vfs.TmpfileFS
+	leases  vfs.LeaseFS
 
 	// What was decided from options, policy and kernel.
 	readOnly    bool
@@ -47,6 +48,12 @@ type door struct {
 
 	nodes   nodeTable
 	handles handleTable
+
+	// Of trees with leases.
+	recalls   recallLog
+	recalling pageRecalls
+	locked    lockTable
+
 	conn    *kernel.Conn
 	notify  notifier
 	pruner  pruner
@@ -80,6 +87,9 @@ func newDoor(fs vfs.FS, opts Options) (*door, error) {
 		entryValid: validityOf(p.EntryValid), attrValid: validityOf(p.AttrValid), negValid: validityOf(p.NegativeValid),
 		keepCache: p.KeepCache,
 		longLived: p.EntryValid >= vfs.Forever && p.AttrValid >= vfs.Forever,
+	}
+	if p.Leased {
+		d.leases, _ = fs.(vfs.LeaseFS)
 	}
 	if opts.AccessLog != nil {
 		d.accessLog.Store(&opts.AccessLog)

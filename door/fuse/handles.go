@@ -2,6 +2,7 @@ package fuse
 
 import (
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -38,11 +39,27 @@ type handle struct {
 	file vfs.File
 	node *node // of files; held for passthrough's sake, else nil
 
-	dirMu sync.Mutex // one Read at a time
-	dir   vfs.Dir
+	dirMu  sync.Mutex // one Read at a time
+	dir    vfs.Dir
+	cached bool // the kernel keeps what it is told
+
+	// Owners of fcntl locks that were set through this handle. The kernel tells of the
+	// close of a descriptor (FLUSH), which ends a process's locks, but not of the end of
+	// locks that belong to the open file (F_OFD_SETLK): that is RELEASE.
+	ownerMu sync.Mutex
+	owners  []uint64
 
 	reopen sync.Once // of handles of another epoch
 	err    error
+}
+
+// addOwner notes an owner of fcntl locks.
+func (h *handle) addOwner(owner uint64) {
+	h.ownerMu.Lock()
+	defer h.ownerMu.Unlock()
+	if !slices.Contains(h.owners, owner) {
+		h.owners = append(h.owners, owner)
+	}
 }
 
 func (t *handleTable) init() {
@@ -145,6 +162,14 @@ func (t *handleTable) get(fh, ino uint64, open func(h *handle) error) (*handle, 
 		return nil, err
 	}
 	return h, nil
+}
+
+// peek finds a handle of this process; nil if there is none.
+func (t *handleTable) peek(fh uint64) *handle {
+	s := t.shard(fh)
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.m[fh]
 }
 
 // take removes a handle; nil if there is none.

@@ -73,6 +73,9 @@ func (d *door) setLock(q *kernel.Request, in *kernel.LkIn, wait bool) (code sysc
 	defer r.end(&code)
 	var l vfs.Lock
 	if l, r.err = lockOf(in); r.err == nil {
+		if h := d.handles.peek(in.Fh); h != nil && l.Kind == vfs.LockPOSIX && l.Type != vfs.LockUnlock {
+			h.addOwner(l.Owner)
+		}
 		r.err = d.locks.SetLock(r, vfs.Ino(q.NodeID), l, wait)
 	}
 	return

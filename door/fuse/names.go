@@ -19,11 +19,13 @@ func (d *door) Lookup(q *kernel.Request, name string, out *kernel.EntryOut) (cod
 	}
 	switch {
 	case r.err == nil:
-		d.fillEntry(&r.attr, out)
-	case d.negValid != (validity{}) && vfs.ErrnoOf(r.err) == syscall.ENOENT:
-		// Node 0 is how the protocol says that a name stays absent for a while.
-		r.err = nil
-		out.EntryValid, out.EntryValidNsec = d.negValid.sec, d.negValid.nsec
+		d.fillEntry(r, &r.attr, out)
+	case vfs.ErrnoOf(r.err) == syscall.ENOENT:
+		if v := r.negativeValidity(q.NodeID); v != (validity{}) {
+			// Node 0 is how the protocol says that a name stays absent for a while.
+			r.err = nil
+			out.EntryValid, out.EntryValidNsec = v.sec, v.nsec
+		}
 	}
 	return
 }
@@ -55,8 +57,8 @@ func (d *door) Mknod(q *kernel.Request, in *kernel.MknodIn, name string, out *ke
 	}
 	d.maskFor(r, in.Umask)
 	if r.err = d.fs.Mknod(r, &r.caller, vfs.Ino(q.NodeID), name, in.Mode, in.Rdev, &r.attr); r.err == nil {
-		d.fillEntry(&r.attr, out)
-		if r.attr.Mode&(syscall.S_ISUID|syscall.S_ISGID) == 0 {
+		d.fillEntry(r, &r.attr, out)
+		if r.attr.Mode&(syscall.S_ISUID|syscall.S_ISGID) == 0 && d.leases == nil {
 			d.nodes.setPlain(out.NodeID, 0) // new: nobody else knows it yet
 		}
 	}
@@ -73,7 +75,7 @@ func (d *door) Mkdir(q *kernel.Request, in *kernel.MkdirIn, name string, out *ke
 	}
 	d.maskFor(r, in.Umask)
 	if r.err = d.fs.Mkdir(r, &r.caller, vfs.Ino(q.NodeID), name, in.Mode&07777, &r.attr); r.err == nil {
-		d.fillEntry(&r.attr, out)
+		d.fillEntry(r, &r.attr, out)
 	}
 	return
 }
@@ -87,7 +89,7 @@ func (d *door) Symlink(q *kernel.Request, target, name string, out *kernel.Entry
 		return
 	}
 	if r.err = d.fs.Symlink(r, &r.caller, vfs.Ino(q.NodeID), name, target, &r.attr); r.err == nil {
-		d.fillEntry(&r.attr, out)
+		d.fillEntry(r, &r.attr, out)
 	}
 	return
 }
@@ -109,7 +111,9 @@ func (d *door) Link(q *kernel.Request, in *kernel.LinkIn, name string, out *kern
 		return
 	}
 	if r.err = d.fs.Link(r, &r.caller, vfs.Ino(in.OldNodeID), vfs.Ino(q.NodeID), name, &r.attr); r.err == nil {
-		d.fillEntry(&r.attr, out)
+		d.fillEntry(r, &r.attr, out)
+		v := d.unversioned()
+		out.AttrValid, out.AttrValidNsec = v.sec, v.nsec
 	}
 	return
 }
@@ -146,6 +150,7 @@ func (d *door) Rename(q *kernel.Request, in *kernel.RenameIn, oldName, newName s
 		r.err = syscall.EROFS
 		return
 	}
+	r.locks(in.NewDir)
 	r.err = d.fs.Rename(r, &r.caller, vfs.Ino(q.NodeID), oldName, vfs.Ino(in.NewDir), newName, in.Flags)
 	return
 }

@@ -42,7 +42,8 @@ type nodeShard struct {
 //	bits 63–16  how often the kernel was told
 //	bits 15–1   changes of the mode, modulo 2^15
 //	bit 0       plain: the inode was seen without set-id bits, and its mode has
-//	            not been set since. Trusted on exclusive trees only.
+//	            not been set since. Trusted on exclusive trees, and while there is
+//	            a lease.
 type told uint64
 
 const (

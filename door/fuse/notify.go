@@ -25,6 +25,7 @@ type notifier struct {
 	overflow bool          // the queue was full: everything is to be dropped
 	wake     chan struct{} // capacity 1
 
+	helpers sync.WaitGroup
 	senders chan func() // invalidations of names
 
 	pagesMu sync.Mutex
@@ -47,24 +48,23 @@ const (
 	entryPatience = 5 * time.Millisecond
 )
 
-// start watches the tree until stop is closed.
-func (n *notifier) start(w vfs.Watchable, stop <-chan struct{}, workers *sync.WaitGroup) {
+// start watches the tree, by watch, until stop is closed.
+func (n *notifier) start(watch func(func(vfs.Change)) func(), add func(vfs.Change), stop <-chan struct{}, workers *sync.WaitGroup) {
 	n.wake = make(chan struct{}, 1)
 	n.senders = make(chan func())
 	n.pages = make(map[uint64]span)
 	n.more.L = &n.pagesMu
-	unwatch := w.Watch(n.add)
+	unwatch := watch(add)
 	workers.Go(func() {
-		var helpers sync.WaitGroup
 		for range notifySenders {
-			helpers.Go(func() {
+			n.helpers.Go(func() {
 				for f := range n.senders {
 					f()
 				}
 			})
 		}
 		for range notifyDroppers {
-			helpers.Go(n.dropPages)
+			n.helpers.Go(n.dropPages)
 		}
 		n.dispatch(stop)
 		unwatch()
@@ -73,7 +73,7 @@ func (n *notifier) start(w vfs.Watchable, stop <-chan struct{}, workers *sync.Wa
 		n.closed = true
 		n.pagesMu.Unlock()
 		n.more.Broadcast()
-		helpers.Wait() // the connection is gone: none blocks any more
+		n.helpers.Wait() // the connection is gone: none blocks any more
 	})
 }
 
@@ -188,6 +188,21 @@ func (n *notifier) data(ino uint64, off, end int64) {
 	n.more.Signal()
 }
 
+// stopped tells whether the mount is gone.
+func (n *notifier) stopped() bool {
+	n.pagesMu.Lock()
+	defer n.pagesMu.Unlock()
+	return n.closed
+}
+
+// listing drops a directory's listing, once those under way have been read.
+func (n *notifier) listing(dir uint64) {
+	n.helpers.Go(func() {
+		n.entry(dir, noName)
+		n.inode(dir, 0, 0)
+	})
+}
+
 // dropPages is the work of a dropper. An invalidation of pages waits while the
 // kernel reads one of them.
 func (n *notifier) dropPages() {
@@ -228,8 +243,10 @@ func (n *notifier) attributesNow(ino uint64) { n.attributes(ino) }
 func (n *notifier) attributes(ino uint64) { n.inode(ino, -1, 0) }
 
 // inode invalidates attributes and, from off >= 0, pages (length 0: to the end).
-func (n *notifier) inode(ino uint64, off, length int64) {
-	n.sentTo(n.door.conn.InvalInode(ino, off, length))
+func (n *notifier) inode(ino uint64, off, length int64) syscall.Errno {
+	errno := n.door.conn.InvalInode(ino, off, length)
+	n.sentTo(errno)
+	return errno
 }
 
 // entry makes a directory forget a name, found or not found.

@@ -40,8 +40,8 @@ func (d *door) Create(q *kernel.Request, in *kernel.CreateIn, name string, out *
 	var f vfs.File
 	f, r.err = d.fs.Create(r, &r.caller, vfs.Ino(q.NodeID), name, in.Mode&07777, d.treeFlags(in.Flags), &r.attr)
 	if r.err == nil {
-		d.fillEntry(&r.attr, &out.EntryOut)
-		d.opened(f, uint64(r.attr.Ino), in.Flags, &out.OpenOut)
+		d.fillEntry(r, &r.attr, &out.EntryOut)
+		d.opened(r, f, uint64(r.attr.Ino), in.Flags, &out.OpenOut)
 	}
 	return
 }
@@ -63,13 +63,13 @@ func (d *door) Tmpfile(q *kernel.Request, in *kernel.CreateIn, out *kernel.Creat
 	if r.err != nil {
 		return
 	}
-	d.fillEntry(&r.attr, &out.EntryOut)
+	d.fillEntry(r, &r.attr, &out.EntryOut)
 	if d.stateless {
 		out.OpenFlags = kernel.FopenKeepCache
 		r.err = f.Close() // the pin keeps the inode
 		return
 	}
-	d.opened(f, uint64(r.attr.Ino), in.Flags, &out.OpenOut)
+	d.opened(r, f, uint64(r.attr.Ino), in.Flags, &out.OpenOut)
 	return
 }
 
@@ -95,21 +95,23 @@ func (d *door) Open(q *kernel.Request, in *kernel.OpenIn, out *kernel.OpenOut) (
 			return
 		}
 	}
-	d.opened(f, q.NodeID, in.Flags, out)
+	d.opened(r, f, q.NodeID, in.Flags, out)
 	return
 }
 
 // opened gives the kernel a handle.
-func (d *door) opened(f vfs.File, ino uint64, flags uint32, out *kernel.OpenOut) {
+func (d *door) opened(r *request, f vfs.File, ino uint64, flags uint32, out *kernel.OpenOut) {
 	h := &handle{ino: ino, file: f}
 	out.OpenFlags = kernel.FopenParallelDirectWrites
-	if d.keepCache {
+	if r.keepsPages(ino) {
 		out.OpenFlags |= kernel.FopenKeepCache
 	}
 	if flags&syscall.O_ACCMODE == syscall.O_RDONLY && d.locks == nil {
 		out.OpenFlags |= kernel.FopenNoFlush
 	}
-	if d.passthrough {
+	if d.direct(flags) {
+		out.OpenFlags |= kernel.FopenDirectIO
+	} else if d.passthrough {
 		d.attach(h, out)
 	}
 	out.Fh = d.handles.addFile(h, flags)
@@ -126,6 +128,11 @@ func (d *door) Release(q *kernel.Request, in *kernel.ReleaseIn) {
 		}
 	}
 	if h := d.handles.take(in.Fh); h != nil {
+		for _, owner := range h.owners {
+			if err := d.locks.ReleaseLocks(r, vfs.Ino(q.NodeID), owner, vfs.LockPOSIX); err != nil {
+				r.err = err
+			}
+		}
 		if err := d.closeHandle(h); err != nil {
 			r.err = err
 		}

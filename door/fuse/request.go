@@ -33,8 +33,11 @@ type request struct {
 	attr   vfs.Attr
 	set    vfs.SetAttr
 	statfs vfs.StatFS
-	learnt []uint64 // inode numbers that a directory listing tells the kernel
-	parent vfs.Attr
+	learnt []*kernel.EntryOut // inodes that a directory listing tells the kernel
+
+	recalls uint64   // recallLog.seq at the beginning
+	locking []uint64 // directories counted in door.locked
+	parent  vfs.Attr
 
 	mu   sync.Mutex    // guards done and over
 	done chan struct{} // made when somebody asks for it
@@ -67,6 +70,9 @@ func (d *door) begin(op int, q *kernel.Request, name string) *request {
 	r.start = q.Start
 	d.inflight.Add(1)
 	d.lastRequest.Store(int64(r.start))
+	if d.leases != nil {
+		r.beginLeased()
+	}
 	return r
 }
 
@@ -100,6 +106,9 @@ func (r *request) end(code *syscall.Errno) {
 			Op: r.op, Ino: r.ino, Name: r.name, UID: r.caller.UID, GID: r.caller.GID, PID: r.caller.PID,
 			Start: d.epoch.Add(r.start), Duration: took, Bytes: r.bytes, Errno: errno,
 		})
+	}
+	if len(r.locking) > 0 {
+		r.endLeased()
 	}
 	d.inflight.Add(-1)
 	r.finish()

@@ -105,15 +105,17 @@ func (s *Server) start(fd int) error {
 		d.pruner.start(d, d.opts.MaxNodes, s.stop, &s.workers)
 	}
 	d.nodes.learn(kernel.RootID)
+	if d.leases != nil {
+		d.notify.start(d.leases.Recalls, d.notify.addRecall, s.stop, &s.workers)
+	} else if w, ok := d.fs.(vfs.Watchable); ok {
+		d.notify.start(w.Watch, d.notify.add, s.stop, &s.workers)
+	}
 	s.workers.Add(1)
 	go func() {
 		defer s.workers.Done()
 		conn.Serve()
 		close(s.stop)
 	}()
-	if w, ok := d.fs.(vfs.Watchable); ok {
-		d.notify.start(w, s.stop, &s.workers)
-	}
 	if d.opts.MaxIdle > 0 {
 		s.workers.Add(1)
 		go s.watchIdle()
@@ -285,6 +287,8 @@ func (s *Server) watchIdle() {
 
 // features are what the door wants of the kernel.
 func (d *door) features() kernel.Features {
+	longLived := d.longLived || d.leases != nil
+	explicit := d.keepCache && d.longLived || d.leases != nil // the tree tells when pages must go
 	want := kernel.AsyncRead | kernel.ExportSupport | kernel.BigWrites | kernel.ReaddirPlus | kernel.AsyncDIO |
 		kernel.NoOpenSupport | kernel.NoOpendirSupport | kernel.ParallelDirOps | kernel.MaxPages |
 		kernel.CacheSymlinks | // a link's target never changes
@@ -293,14 +297,14 @@ func (d *door) features() kernel.Features {
 		on   bool
 		want kernel.Features
 	}{
-		{!d.longLived, kernel.ReaddirPlusAuto},
+		{!longLived, kernel.ReaddirPlusAuto},
 		{!d.stateless, kernel.AtomicOTrunc},
 		{d.writeback, kernel.WritebackCache},
 		{d.passthrough, kernel.Passthrough},
 		{d.acl, kernel.PosixACL | kernel.DontMask},
 		{d.locks != nil, kernel.PosixLocks | kernel.FlockLocks},
-		{d.keepCache && d.longLived, kernel.ExplicitInvalData},
-		{!(d.keepCache && d.longLived), kernel.AutoInvalData},
+		{explicit, kernel.ExplicitInvalData},
+		{!explicit, kernel.AutoInvalData},
 	} {
 		if f.on {
 			want |= f.want

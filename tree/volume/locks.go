@@ -64,7 +64,7 @@ func (fs *FS) SetLock(ctx context.Context, ino vfs.Ino, lock vfs.Lock, wait bool
 		return errors.Join(err, flushed)
 	}
 	if fs.shared && lock.Type != vfs.LockUnlock && !fs.Leased(ino).Has(vfs.LeaseData|vfs.LeaseAttr) {
-		fs.dropPages(ino, 0, -1)
+		fs.tellDoors(vfs.Change{Kind: vfs.ChangeData, Ino: ino, Len: -1})
 	}
 	return flushed
 }

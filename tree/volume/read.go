@@ -169,7 +169,7 @@ func (fs *FS) loadLayout(ctx context.Context, n *node, index uint32, gen uint64)
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if fs.leased != nil && !fs.leased.Leased(n.ino).Has(meta.LeaseData) {
-		n.kept = false // good for operations that have begun, no longer
+		n.kept, n.loose = false, true // good for operations that have begun, no longer
 	}
 	if n.layoutGen != gen {
 		return nil

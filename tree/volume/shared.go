@@ -44,6 +44,7 @@ type sharedNode struct {
 	keptAt   uint64 //
 	loadedAt uint64 // place in FS.ops of the last load: operations before it may use the base
 	loads    uint64 // counts loads
+	loose    bool   // some extents were got without a lease
 
 	base     int64 // size, bytes
 	based    bool  // the base's bytes are in content (inline, or none), not in extents
@@ -122,12 +123,14 @@ func (fs *FS) loadShared(ctx context.Context, n *node) error {
 		based, inline = based || ok, ok
 		need |= meta.LeaseData
 	}
-	if based || n.based || fs.leased == nil {
+	if based || n.based || n.loose || fs.leased == nil {
 		fs.forgetLayout(n)
+		n.loose = false
 	}
 	n.setBase(int64(a.Size), based, content, inline)
 	n.kept, n.keptAt, n.loadedAt = fs.leased != nil && fs.leased.Leased(n.ino).Has(need), seen, at
 	n.touched = fs.cfg.NoAtime || fs.cfg.ReadOnly || !staleAtime(&a) || n.atime != vfs.Time{}
+	n.unlinked.Store(a.Nlink == 0)
 	n.loaded = true
 	n.loads++
 	return nil
@@ -172,10 +175,7 @@ const recallPatience = 10 * time.Second
 // recalled is told by the session that leases have ended: first the nodes must not
 // use their bases any more, then doors drop what they have in the kernel.
 func (fs *FS) recalled(r meta.Recall) {
-	var c vfs.Change
-	switch {
-	case r.All:
-		c.Kind = vfs.ChangeAll
+	if r.All {
 		for i := range fs.shards {
 			s := &fs.shards[i]
 			s.mu.RLock()
@@ -184,25 +184,36 @@ func (fs *FS) recalled(r meta.Recall) {
 			}
 			s.mu.RUnlock()
 		}
-	case r.Kind.Has(meta.LeaseNames):
-		c.Kind, c.Parent, c.Name = vfs.ChangeEntry, r.Ino, r.Name
-	default:
-		c.Kind, c.Ino = vfs.ChangeAttr, r.Ino
-		lost := span{}
-		if r.Kind.Has(meta.LeaseData) {
-			c.Kind, c.Off, c.Len = vfs.ChangeData, r.Off, r.Len
-			if lost = (span{r.Off, r.Off + r.Len}); r.Len < 0 {
-				lost.to = toEnd
-			}
-		}
-		if n := fs.peek(r.Ino); n != nil {
-			n.lose(lost)
+		fs.tellDoors(vfs.Change{Kind: vfs.ChangeAll})
+		return
+	}
+	lost := span{}
+	if r.Kind.Has(meta.LeaseData) {
+		if lost = (span{r.Off, r.Off + r.Len}); r.Len < 0 {
+			lost.to = toEnd
 		}
 	}
+	if n := fs.peek(r.Ino); n != nil {
+		n.lose(lost)
+	}
+	// Names and data are dropped with the attributes.
+	if r.Kind.Has(meta.LeaseNames) {
+		fs.tellDoors(vfs.Change{Kind: vfs.ChangeEntry, Parent: r.Ino, Name: r.Name})
+	}
+	switch {
+	case r.Kind.Has(meta.LeaseData):
+		fs.tellDoors(vfs.Change{Kind: vfs.ChangeData, Ino: r.Ino, Off: r.Off, Len: r.Len})
+	case r.Kind == meta.LeaseAttr:
+		fs.tellDoors(vfs.Change{Kind: vfs.ChangeAttr, Ino: r.Ino})
+	}
+}
+
+// tellDoors has the doors drop what they have in the kernel, and waits for it.
+func (fs *FS) tellDoors(c vfs.Change) {
 	ctx, cancel := context.WithTimeout(context.Background(), recallPatience)
 	defer cancel()
 	if err := fs.recalls.Recall(ctx, c); err != nil {
-		fs.log.Warn("the kernel has not dropped what another mount is changing", "inode", r.Ino, "waited", recallPatience)
+		fs.log.Warn("the kernel has not dropped what is being changed", "inode", max(c.Ino, c.Parent), "waited", recallPatience)
 	}
 }
 
@@ -225,15 +236,6 @@ func (fs *FS) dropPagesSoon(ino vfs.Ino, off int64) {
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
 	_ = fs.recalls.Recall(ctx, vfs.Change{Kind: vfs.ChangeData, Ino: ino, Off: off, Len: -1})
-}
-
-// dropPages has the doors drop pages, and waits for it.
-func (fs *FS) dropPages(ino vfs.Ino, off, length int64) {
-	ctx, cancel := context.WithTimeout(context.Background(), recallPatience)
-	defer cancel()
-	if err := fs.recalls.Recall(ctx, vfs.Change{Kind: vfs.ChangeData, Ino: ino, Off: off, Len: length}); err != nil {
-		fs.log.Warn("the kernel has not dropped pages", "inode", ino, "waited", recallPatience)
-	}
 }
 
 // Leased implements vfs.LeaseFS; Policy.Leased tells whether it is in force.
