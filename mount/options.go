@@ -298,6 +298,10 @@ func (o *Options) Validate() error {
 // streams of the largest block size.
 const MinMemoryLimit = 64 << 20
 
+// Nobody is the user and the group that root-squash makes of root, unless others are
+// named.
+const Nobody = 65534
+
 // EffectiveAllowOther is AllowOther or its default.
 func (o *Options) EffectiveAllowOther() bool {
 	if o.AllowOther != nil {

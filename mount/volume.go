@@ -191,7 +191,10 @@ func (v *Volume) openBlocks(ctx context.Context, settings meta.Format, memory me
 	config := block.Config{
 		Store: v.Objects, Volume: id, Compression: compression,
 		Budget: v.Budget, Buffers: v.Buffers, Memory: v.Memory,
-		Pending: v.Engine, Uploads: o.Options.Uploads, Logger: o.Log,
+		Uploads: o.Options.Uploads, Logger: o.Log,
+	}
+	if v.Engine != nil {
+		config.Pending = v.Engine
 	}
 	if v.Key != nil {
 		config.Sealer = v.Key.Blocks()

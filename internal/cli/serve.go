@@ -30,7 +30,7 @@ they are ready, and end cleanly on SIGTERM, SIGINT and SIGQUIT.
 
 Every flag of a server can also stand in a TOML file that --config names, as a key
 of the same name: listen = ":443". Flags of the command line win.`,
-	}, a.serveAdminCommand())
+	}, a.serveAdminCommand(), a.serveMetaCommand(), a.serveAllCommand())
 }
 
 // serverFlags are flags that all servers have.

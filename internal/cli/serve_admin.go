@@ -16,6 +16,7 @@ import (
 type adminFlags struct {
 	listen, cert, key, tokenFile string
 	hosts                        []string
+	keepToken                    bool // the caller takes care of the first token
 }
 
 func (f *adminFlags) add(cmd *cobra.Command) {
@@ -40,7 +41,7 @@ func (f *adminFlags) start(ctx context.Context, a *app, dir string, log *slog.Lo
 		return nil, err
 	}
 	fmt.Fprintf(a.out, "admin server on %s for %s\nfingerprint %s\n", s.Addr(), strings.Join(s.Names(), ", "), s.Fingerprint())
-	if token := s.FirstToken(); token != "" {
+	if token := s.FirstToken(); token != "" && !f.keepToken {
 		if err := a.handOut("token of the account main", token, f.tokenFile, filepath.Join(dir, "first-token")); err != nil {
 			s.Close()
 			return nil, err

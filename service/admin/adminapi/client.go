@@ -236,3 +236,9 @@ func (c *Client) Certify(ctx context.Context, csr string) (*Certificate, error) 
 	var cert Certificate
 	return &cert, c.do(ctx, http.MethodPost, "/v1/serve/certificate", CertificateRequest{CSR: csr}, &cert)
 }
+
+// Purged tells, with the token of a metadata server, that the data of a retired volume
+// is removed.
+func (c *Client) Purged(ctx context.Context, id string) error {
+	return c.do(ctx, http.MethodDelete, entityPath("serve/volumes", id), nil, nil)
+}
