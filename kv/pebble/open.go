@@ -24,9 +24,8 @@
 //
 // # Durability
 //
-// Commits go to the log without waiting for the disk. One goroutine serves
-// Sync: it flushes the log once for all callers that came while the previous
-// flush was running (sync.go). The log is replayed up to its first incomplete
+// Commits go to the log without waiting for the disk. Sync flushes the log once
+// for all callers that came while the previous flush was running (sync.go). The log is replayed up to its first incomplete
 // record, so after a crash the store holds a prefix of the commits.
 //
 // # Failure

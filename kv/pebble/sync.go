@@ -11,13 +11,16 @@ import (
 	"github.com/massif-fs/massif/kv"
 )
 
-// syncer serves Sync: one goroutine flushes the log, once for all callers that
-// came while the flush before was running.
+// syncer serves Sync: the log is flushed once for all callers that came while the
+// flush before was running. A caller who finds no flush running does it himself,
+// which spares waking another goroutine twice; those who came meanwhile are served
+// by a goroutine.
 type syncer struct {
 	db      *DB
 	durable atomic.Uint64 // the last commit known to be on stable storage
 
 	mu      sync.Mutex
+	busy    bool   // a flush is running
 	next    *flush // what callers join; nil if none waits
 	wake    chan struct{}
 	quit    chan struct{}
@@ -61,12 +64,32 @@ func (s *syncer) run() {
 		}
 		s.mu.Lock()
 		f := s.next
-		s.next = nil
-		s.mu.Unlock()
-		if f != nil {
-			f.err = s.flush()
-			close(f.done)
+		if s.busy || f == nil {
+			s.mu.Unlock()
+			continue // whoever is flushing wakes again
 		}
+		s.next, s.busy = nil, true
+		s.mu.Unlock()
+		f.err = s.flush()
+		close(f.done)
+		s.finish()
+	}
+}
+
+// finish ends the flush that was running.
+func (s *syncer) finish() {
+	s.mu.Lock()
+	s.busy = false
+	if s.next != nil {
+		s.wakeUp()
+	}
+	s.mu.Unlock()
+}
+
+func (s *syncer) wakeUp() {
+	select {
+	case s.wake <- struct{}{}:
+	default: // it will look anyway
 	}
 }
 
@@ -119,10 +142,22 @@ func (db *DB) Sync(ctx context.Context) error {
 	}
 	s.mu.Lock()
 	f := s.next
+	if f == nil && !s.busy {
+		// A flush cannot be left in the middle, so only for those who have time.
+		if _, hurry := ctx.Deadline(); !hurry {
+			s.busy = true
+			s.mu.Unlock()
+			err := s.flush()
+			s.finish()
+			return err
+		}
+	}
 	if f == nil {
 		f = &flush{done: make(chan struct{})}
 		s.next = f
-		s.wake <- struct{}{} // has room: the last wake was taken before next was
+		if !s.busy {
+			s.wakeUp()
+		}
 	}
 	s.mu.Unlock()
 	select {
