@@ -30,6 +30,9 @@ func (s *Numbers) Allocated(first block.ID, n int) {
 	defer s.mu.Unlock()
 	r := numberRange{first, first + block.ID(n)}
 	i := s.at(first)
+	if i > 0 && first < s.ranges[i-1].end || i < len(s.ranges) && r.end > s.ranges[i].first {
+		return // some are there already: nobody gives a number twice
+	}
 	if i > 0 && s.ranges[i-1].end == first { // goes on where the one before ended
 		s.ranges[i-1].end = r.end
 		return
@@ -59,14 +62,14 @@ func (s *Numbers) Has(id block.ID) bool {
 	return i >= 0 && id < s.ranges[i].end
 }
 
-// Committed removes a number: before the commit is done, so that no grant is given
-// for a block that others may already read.
-func (s *Numbers) Committed(id block.ID) {
+// Committed removes a number, and tells whether it was there: before the commit is
+// done, so that no grant is given for a block that others may already read.
+func (s *Numbers) Committed(id block.ID) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	i := s.at(id) - 1
 	if i < 0 || id >= s.ranges[i].end {
-		return
+		return false
 	}
 	r := s.ranges[i]
 	var rest []numberRange
@@ -77,4 +80,5 @@ func (s *Numbers) Committed(id block.ID) {
 		rest = append(rest, numberRange{id + 1, r.end})
 	}
 	s.ranges = slices.Replace(s.ranges, i, i+1, rest...)
+	return true
 }

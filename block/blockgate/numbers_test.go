@@ -25,8 +25,14 @@ func TestNumbers(t *testing.T) {
 				}
 			default:
 				id := block.ID(r.IntN(int(next) + 2))
-				s.Committed(id)
-				delete(model, id)
+				if s.Committed(id) != model[id] {
+					t.Fatalf("commit of block %d: %v", id, !model[id])
+				}
+				if model[id] && r.IntN(4) == 0 { // the commit failed
+					s.Allocated(id, 1)
+				} else {
+					delete(model, id)
+				}
 			}
 			for id := block.ID(0); id < next+3; id++ {
 				if s.Has(id) != model[id] {

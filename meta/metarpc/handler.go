@@ -6,6 +6,7 @@ import (
 	"errors"
 	"syscall"
 
+	"github.com/massif-fs/massif/block"
 	"github.com/massif-fs/massif/meta"
 	"github.com/massif-fs/massif/vfs"
 )
@@ -297,6 +298,9 @@ func (h *handler) doData(ctx context.Context, o op) error {
 			return err
 		}
 		first, err := ms.AllocBlocks(ctx, int(n))
+		if err == nil {
+			h.ss.numbers.Allocated(block.ID(first), int(n))
+		}
 		h.e.uint(first)
 		return err
 	case opCommit:
@@ -308,7 +312,17 @@ func (h *handler) doData(ctx context.Context, o op) error {
 		if err := h.read(); err != nil {
 			return err
 		}
+		if err := checkWrites(blocks, writes); err != nil {
+			return err
+		}
+		undo, err := h.ss.claim(blocks)
+		if err != nil {
+			return err
+		}
 		gone, err := ms.Commit(ctx, blocks, writes)
+		if err != nil {
+			undo()
+		}
 		for _, g := range gone {
 			h.e.bool(g)
 		}
@@ -318,7 +332,18 @@ func (h *handler) doData(ctx context.Context, o op) error {
 		if err := h.read(); err != nil {
 			return err
 		}
-		return ms.Replace(ctx, ino, index, old, new, blocks)
+		if err := checkReplace(blocks, old, new); err != nil {
+			return err
+		}
+		undo, err := h.ss.claim(blocks)
+		if err != nil {
+			return err
+		}
+		if err := ms.Replace(ctx, ino, index, old, new, blocks); err != nil {
+			undo()
+			return err
+		}
+		return nil
 	case opReserve:
 		ino, n := h.ino(), h.d.int()
 		if err := h.read(); err != nil {

@@ -83,6 +83,7 @@ type Server struct {
 
 	mu       sync.Mutex
 	sessions map[sessionKey]*session
+	named    map[string]*session // by blockName
 	conns    map[net.Conn]struct{}
 	volumes  map[*meta.Engine]*syncer
 	closing  bool
@@ -112,7 +113,7 @@ func NewServer(cfg ServerConfig) *Server {
 	cfg.Life = max(cfg.Life, cfg.Lease)
 	s := &Server{
 		cfg: cfg, log: cfg.Logger, stop: make(chan struct{}),
-		sessions: make(map[sessionKey]*session), conns: make(map[net.Conn]struct{}), volumes: make(map[*meta.Engine]*syncer),
+		sessions: make(map[sessionKey]*session), named: make(map[string]*session), conns: make(map[net.Conn]struct{}), volumes: make(map[*meta.Engine]*syncer),
 	}
 	s.tasks.Go(s.watchOver)
 	return s
@@ -278,6 +279,7 @@ func (s *Server) begin(ctx context.Context, h *Hello, g *Grant, v *Volume) (*ses
 		s.tasks.Go(func() { ss.sync.run(s.stop) })
 	}
 	s.sessions[sessionKey{g.Volume, ss.id}] = ss
+	s.named[ss.blockName()] = ss
 	return ss, nil
 }
 

@@ -10,6 +10,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/massif-fs/massif/block/blockgate"
 	"github.com/massif-fs/massif/meta"
 	"github.com/massif-fs/massif/vfs"
 )
@@ -40,6 +41,8 @@ type session struct {
 	used   map[vfs.Ino]struct{} // inodes that the client uses, each once
 	// Of a restoration under way, with reading held:
 	restored map[vfs.Ino]struct{}
+
+	numbers blockgate.Numbers // of blocks, allocated and not committed
 
 	watching func() // ends the feed; with reading held
 }
@@ -164,6 +167,11 @@ func (ss *session) receive(h *handler, kind frameKind, body []byte) error {
 
 // use counts an inode as used by the session, once.
 func (ss *session) use(ino vfs.Ino) {
+	// The scope is looked at here, because what is in use is seen: a file whose last
+	// name goes, or leaves the scope, can still be read by who has it open.
+	if sees, err := ss.sees(context.Background(), ino); err != nil || !sees {
+		return
+	}
 	ss.usesMu.Lock()
 	defer ss.usesMu.Unlock()
 	if _, ok := ss.used[ino]; !ok {
@@ -292,6 +300,7 @@ func (ss *session) end(why error) {
 	ss.mu.Unlock()
 	ss.srv.mu.Lock()
 	delete(ss.srv.sessions, sessionKey{ss.grant.Volume, ss.id})
+	delete(ss.srv.named, ss.blockName())
 	ss.srv.mu.Unlock()
 	ss.running.Wait()
 	if err := ss.ms.Close(); err != nil {
