@@ -52,7 +52,7 @@ func checkStoreURL(url string) error {
 	case err != nil:
 		return &UsageError{err}
 	case l.Scheme == "mem":
-		return &UsageError{errors.New("a mem:// store ends with the process that has it; a volume needs file:///DIR or s3://BUCKET/PREFIX")}
+		return &UsageError{errors.New("a mem:// store ends with the process that has it; a volume needs file:///DIR, s3://BUCKET/PREFIX, az://CONTAINER/PREFIX or gs://BUCKET/PREFIX")}
 	case l.Scheme == "file" && l.Path == "/":
 		return &UsageError{errors.New("store: the root directory cannot be a store")}
 	}

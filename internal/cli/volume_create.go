@@ -26,10 +26,15 @@ func (a *app) volumeCreateCommand() *cobra.Command {
 		Long: `Make a volume. Without --store and --meta everything lies below Massif's own
 directory ($MASSIF_HOME, else $XDG_DATA_HOME/massif, else ~/.local/share/massif).
 
-The store must be empty and the volume's alone. Credentials for S3 come from the
-environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_PROFILE, …), the AWS
-configuration files, or the machine's role; they are not kept in the volume.
-Endpoints other than AWS: s3://BUCKET/PREFIX?endpoint=https://HOST
+The store must be empty and the volume's alone. Credentials come from the
+environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_PROFILE, …;
+AZURE_STORAGE_ACCESS_KEY, AZURE_STORAGE_SAS_TOKEN, …; GOOGLE_APPLICATION_CREDENTIALS),
+the clouds' own configuration files, or the machine's identity; they are not kept in
+the volume. Stores are
+  file:///DIR
+  s3://BUCKET/PREFIX               elsewhere than at AWS: ?endpoint=https://HOST
+  az://CONTAINER/PREFIX?account=NAME, or adls:// for a hierarchical namespace
+  gs://BUCKET/PREFIX
 
 With --encrypt, content, names, link targets and extended attributes are encrypted
 before they reach the store or the metadata database. The passphrase is asked for, or
@@ -40,6 +45,7 @@ Either the whole volume is there afterwards, or nothing has changed.`,
 		Example: `  massif volume create photos
   massif volume create photos --store file:///mnt/disk2/photos --compression zstd
   massif volume create archive --store 's3://my-bucket/archive?region=eu-central-1' --retention 30d
+  massif volume create backup --store 'az://backup/v1?account=mystorage'
   massif volume create diary --encrypt
   massif volume create scratch --quota-bytes 100GiB --quota-inodes 1000000`,
 		Args: exactArgs("NAME"),
@@ -90,7 +96,7 @@ Either the whole volume is there afterwards, or nothing has changed.`,
 	a.jsonFlag(cmd)
 	flags := cmd.Flags()
 	flags.SortFlags = false
-	flags.StringVar(&store, "store", "", "`URL` of the object store for the blocks: file:///DIR or s3://BUCKET/PREFIX")
+	flags.StringVar(&store, "store", "", "`URL` of the object store for the blocks: file:///DIR, s3://, az://, adls:// or gs://")
 	flags.StringVar(&metaURL, "meta", "", "`URL` of the metadata database: pebble:///DIR")
 	flags.BoolVar(&encrypt, "encrypt", false, "encrypt names and content with a key that a passphrase protects")
 	flags.Var(&blockSize, "block-size", "largest block, a power of two from 256KiB to 8MiB")

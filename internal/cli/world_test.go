@@ -61,7 +61,7 @@ func newWorld(t *testing.T) *world {
 	}
 	w := &world{t: t, dir: dir, home: filepath.Join(dir, "home"), mnt: filepath.Join(dir, "mnt")}
 	for _, kv := range os.Environ() {
-		if name, _, _ := strings.Cut(kv, "="); name != "MASSIF_HOME" && name != "NOTIFY_SOCKET" && !strings.HasPrefix(name, "AWS_") {
+		if name, _, _ := strings.Cut(kv, "="); name != "MASSIF_HOME" && name != "NOTIFY_SOCKET" && !strings.HasPrefix(name, "AWS_") && !strings.HasPrefix(name, "AZURE_") && !strings.HasPrefix(name, "GOOGLE_") {
 			w.env = append(w.env, kv)
 		}
 	}

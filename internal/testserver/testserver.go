@@ -27,6 +27,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/Azure/azure-sdk-for-go/sdk/storage/azblob/container"
 )
 
 // Tool returns the path of an installed test program, from $MASSIF_TOOLS, the
@@ -215,6 +217,22 @@ const (
 func Azure(t testing.TB) (endpoint string) {
 	t.Helper()
 	return startAzure(t, "http")
+}
+
+// AzureContainer makes a container at an endpoint of Azure.
+func AzureContainer(t testing.TB, endpoint, name string) {
+	t.Helper()
+	key, err := container.NewSharedKeyCredential(AzureAccount, AzureKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := container.NewClientWithSharedKeyCredential(endpoint+"/"+name, key, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Create(t.Context(), nil); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // AzureTLS is Azure with HTTPS, which takes tokens of any identity that are

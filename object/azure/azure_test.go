@@ -31,19 +31,8 @@ func serverConfig(t testing.TB) Config {
 		Credentials: Credentials{AccountKey: testserver.AzureKey},
 		PartSize:    2 * mib, UserAgent: "massif-test/1",
 	}
-	createContainer(t, cfg)
+	testserver.AzureContainer(t, cfg.Endpoint, testContainer)
 	return cfg
-}
-
-func createContainer(t testing.TB, cfg Config) {
-	t.Helper()
-	c, err := mustOpen(t, cfg).container()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := c.Create(t.Context(), nil); err != nil {
-		t.Fatal(err)
-	}
 }
 
 func openStore(t testing.TB, cfg Config) object.Store {

@@ -83,6 +83,10 @@ func (s *Store) presign(ctx context.Context, op, key string, life time.Duration,
 	if err := s.begin(ctx, op, key); err != nil {
 		return object.SignedRequest{}, err
 	}
+	if s.key256 != nil {
+		err := fmt.Errorf("%w: a signed request would hold the customer's key", object.ErrUnsupported)
+		return object.SignedRequest{}, &object.Error{Op: op, Key: key, Err: err}
+	}
 	life, err := s.lifeBy(ctx, s.client.Options().Credentials, life)
 	if err != nil {
 		return object.SignedRequest{}, &object.Error{Op: op, Key: key, Err: err}

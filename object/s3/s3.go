@@ -91,6 +91,12 @@ type Config struct {
 	// "aws:kms" or "aws:kms:dsse".
 	SSE         string
 	SSEKMSKeyID string // for SSE-KMS; empty: the bucket's or the account's key
+	// CustomerKeyFile names a file with a key of 256 bits, raw, in base64 or in hex,
+	// with which the server encrypts (SSE-C), and without which it gives nothing
+	// back. Over HTTPS only.
+	CustomerKeyFile string
+	// RequesterPays says that we pay for requests to somebody else's bucket.
+	RequesterPays bool
 	// StorageClass of new objects that ask for none themselves.
 	StorageClass string
 	// NoConditionalPut says that the server ignores conditions of PUT, so that
@@ -152,8 +158,9 @@ type Store struct {
 
 	secure  bool // HTTPS
 	buffers *wire.Buffers
-	noCond  atomic.Bool // conditions of PUT do not work
-	noBatch atomic.Bool // the server has no DeleteObjects
+	key256  *customerKey // nil: none
+	noCond  atomic.Bool  // conditions of PUT do not work
+	noBatch atomic.Bool  // the server has no DeleteObjects
 }
 
 var (
@@ -219,6 +226,9 @@ func open(ctx context.Context, cfg Config) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: configuration of the S3 client: %w", object.ErrInvalid, err)
 	}
+	if !cfg.Anonymous && cfg.Credentials == nil {
+		cfg.withReload(&ac, load)
+	}
 	if cfg.Endpoint == "" && ac.BaseEndpoint != nil {
 		cfg.Endpoint = *ac.BaseEndpoint // AWS_ENDPOINT_URL
 	}
@@ -228,6 +238,14 @@ func open(ctx context.Context, cfg Config) (*Store, error) {
 	if cfg.Endpoint != "" {
 		s.where = fmt.Sprintf("bucket %q at %s", cfg.Bucket, cfg.Endpoint)
 		s.secure = strings.HasPrefix(cfg.Endpoint, "https:")
+	}
+	if cfg.CustomerKeyFile != "" {
+		if !s.secure {
+			return nil, invalid("a customer's key is sent over https only")
+		}
+		if s.key256, err = readCustomerKey(cfg.CustomerKeyFile); err != nil {
+			return nil, err
+		}
 	}
 	s.noCond.Store(cfg.NoConditionalPut)
 	s.buffers = wire.NewBuffers(cfg.PartSize, cfg.Concurrency)
@@ -239,6 +257,9 @@ func open(ctx context.Context, cfg Config) (*Store, error) {
 		o.UsePathStyle = cfg.PathStyle || cfg.Endpoint != "" && !cfg.VirtualHost
 		o.ContinueHeaderThresholdBytes = -1 // a round trip for each large body
 		o.DisableLogOutputChecksumValidationSkipped = true
+		if cfg.RequesterPays || s.key256 != nil {
+			o.APIOptions = append(o.APIOptions, s.addHeaders)
+		}
 		if cfg.UserAgent != "" {
 			name, version, _ := strings.Cut(cfg.UserAgent, "/")
 			o.APIOptions = append(o.APIOptions, awsmiddleware.AddUserAgentKeyValue(name, version))
@@ -286,6 +307,9 @@ func (cfg *Config) fill() error {
 	case "", "AES256", "aws:kms", "aws:kms:dsse":
 	default:
 		return invalid("unknown server-side encryption %q (AES256, aws:kms, aws:kms:dsse)", cfg.SSE)
+	}
+	if cfg.CustomerKeyFile != "" && cfg.SSE != "" {
+		return invalid("a customer's key and encryption %s exclude each other", cfg.SSE)
 	}
 	if cfg.SSEKMSKeyID != "" && !strings.HasPrefix(cfg.SSE, "aws:kms") {
 		return invalid("a KMS key goes with encryption aws:kms")

@@ -3,6 +3,10 @@
 //
 //	file:///DIR                        a directory
 //	s3://BUCKET/PREFIX?endpoint=URL    a bucket, or a part of one
+//	az://CONTAINER/PREFIX?account=NAME   a container of Azure Blob Storage
+//	adls://CONTAINER/PREFIX?account=NAME the same in an account with a hierarchical
+//	                                     namespace (ADLS Gen2)
+//	gs://BUCKET/PREFIX                 a bucket of Google Cloud Storage
 //	mem://NAME                         memory, as long as the process lives
 //
 // Parameters of file URLs:
@@ -24,8 +28,41 @@
 //	checksum=KIND         crc32c, crc64nvme, none
 //	conditional-put=BOOL  false for servers that ignore conditions
 //	any-key=BOOL          the server keeps apart keys like "a//b" and "a/b"
+//	requester-pays=BOOL   pay for requests to somebody else's bucket
+//	customer-key-file=FILE  a key of 256 bits for encryption at rest (SSE-C)
+//
+// Parameters of az and adls URLs (package object/azure):
+//
+//	account=NAME          of the storage account; default: AZURE_STORAGE_ACCOUNT
+//	endpoint=URL          of the account, elsewhere than at core.windows.net
+//	auth=MODE             key, sas, msi, spn, azcli, workloadidentity, anonymous;
+//	                      otherwise told by the credentials that are there
+//	sas-file=FILE         a SAS, read again when it has changed
+//	identity-client-id=ID, identity-object-id=ID, identity-resource-id=ID
+//	tenant-id=ID, client-id=ID, certificate-file=FILE, token-file=FILE
+//	aad-endpoint=URL, auth-resource=URL
+//	storage-class=TIER    Hot, Cool, Cold, Archive, …
+//	encryption-scope=NAME
+//	customer-key-file=FILE  a key of 256 bits in base64 for encryption at rest
+//	checksum=KIND         crc64, md5, none
+//	content-md5=BOOL      keep and compare the MD5 of objects
+//	api-version=DATE
+//	keep-directories=BOOL adls: a directory stays when its last object is deleted
+//
+// Parameters of gs URLs (package object/gcs):
+//
+//	endpoint=URL          a server other than Google's
+//	credentials-file=FILE of a service account, a user or a workload identity
+//	anonymous=BOOL        show no credentials
+//	user-project=PROJECT  who pays, where the reader has to
+//	kms-key=NAME
+//	storage-class=NAME
+//
+// Parameters of all stores that are reached over a network:
+//
 //	part-size=SIZE, concurrency=N
 //	connect-timeout=DURATION, stall-timeout=DURATION, slow-timeout=DURATION
+//	proxy=URL             otherwise HTTPS_PROXY, HTTP_PROXY and NO_PROXY
 //	ca-file=FILE
 //
 // A URL never holds secrets: URLs are shown in lists, logs and by ps. Credentials
@@ -44,7 +81,9 @@ import (
 	"time"
 
 	"github.com/massif-fs/massif/object"
+	"github.com/massif-fs/massif/object/azure"
 	"github.com/massif-fs/massif/object/file"
+	"github.com/massif-fs/massif/object/gcs"
 	"github.com/massif-fs/massif/object/mem"
 	"github.com/massif-fs/massif/object/s3"
 )
@@ -56,16 +95,23 @@ type Options struct {
 	NoSync   bool // for directories: as sync=false
 
 	S3Credentials *s3.Credentials // instead of those of environment and files
-	UserAgent     string          // as in "massif/1.2"
+	// AzureCredentials come before those of the environment, and those of the URL
+	// before both.
+	AzureCredentials azure.Credentials
+	UserAgent        string // as in "massif/1.2"
 }
 
 // Location is a parsed URL.
 type Location struct {
-	Scheme string    // file, s3 or mem
-	Path   string    // of a file URL, absolute
-	Sync   bool      // of a file URL
-	S3     s3.Config // of an s3 URL
-	Name   string    // of a mem URL
+	Scheme string       // file, s3, az, adls, gs or mem
+	Path   string       // of a file URL, absolute
+	Sync   bool         // of a file URL
+	S3     s3.Config    // of an s3 URL
+	Azure  azure.Config // of an az or adls URL
+	GCS    gcs.Config   // of a gs URL
+	Name   string       // of a mem URL
+
+	customerKey string // file with the customer's key of an az or adls URL
 
 	raw string
 }
@@ -100,6 +146,16 @@ func (l *Location) Open(ctx context.Context, opts Options) (object.Store, error)
 			cfg.Credentials = opts.S3Credentials
 		}
 		s, err := s3.Open(ctx, cfg)
+		if err != nil {
+			return nil, err
+		}
+		return s, nil
+	case "az", "adls":
+		return l.openAzure(ctx, opts)
+	case "gs":
+		cfg := l.GCS
+		cfg.UserAgent = opts.UserAgent
+		s, err := gcs.Open(ctx, cfg)
 		if err != nil {
 			return nil, err
 		}
@@ -143,7 +199,7 @@ func parse(rawURL string) (*Location, error) {
 		return nil, fmt.Errorf("not a URL: %w", err)
 	}
 	if u.User != nil {
-		return nil, errors.New("the URL holds credentials; give them by the environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY), a profile or a credentials file")
+		return nil, errors.New("the URL holds credentials; give them by the environment (AWS_ACCESS_KEY_ID, AZURE_STORAGE_ACCESS_KEY, GOOGLE_APPLICATION_CREDENTIALS, …), a profile or a file")
 	}
 	if u.Fragment != "" || strings.HasSuffix(rawURL, "#") {
 		return nil, errors.New("the URL has a fragment; write '#' as %23")
@@ -159,15 +215,19 @@ func parse(rawURL string) (*Location, error) {
 		l, err = parseFile(u, q)
 	case "s3":
 		l, err = parseS3(u, q)
+	case "az", "adls":
+		l, err = parseAzure(u, q)
+	case "gs":
+		l, err = parseGCS(u, q)
 	case "mem":
 		if u.Opaque != "" || u.Host == "" || u.Path != "" && u.Path != "/" {
 			return nil, errors.New("write mem://NAME")
 		}
 		l = &Location{Name: u.Host}
 	case "":
-		return nil, fmt.Errorf("%q is not a URL; write file:///DIR, s3://BUCKET/PREFIX or mem://NAME", rawURL)
+		return nil, fmt.Errorf("%q is not a URL; write file:///DIR, s3://BUCKET/PREFIX, az://CONTAINER/PREFIX, gs://BUCKET/PREFIX or mem://NAME", rawURL)
 	default:
-		return nil, fmt.Errorf("unknown kind of store %q; there are file, s3 and mem", u.Scheme)
+		return nil, fmt.Errorf("unknown kind of store %q; there are file, s3, az, adls, gs and mem", u.Scheme)
 	}
 	if err == nil {
 		err = q.finish()
@@ -192,16 +252,11 @@ func parseFile(u *url.URL, q *params) (*Location, error) {
 }
 
 func parseS3(u *url.URL, q *params) (*Location, error) {
-	if u.Opaque != "" || u.Host == "" {
-		return nil, errors.New("no bucket is named; write s3://BUCKET/PREFIX")
+	bucket, prefix, err := place(u, "bucket")
+	if err != nil {
+		return nil, err
 	}
-	if u.Port() != "" {
-		return nil, errors.New("a bucket has no port; name the server as ?endpoint=http://HOST:PORT")
-	}
-	cfg := s3.Config{Bucket: u.Host, Prefix: strings.TrimPrefix(u.Path, "/")}
-	if cfg.Prefix != "" && !strings.HasSuffix(cfg.Prefix, "/") {
-		cfg.Prefix += "/"
-	}
+	cfg := s3.Config{Bucket: bucket, Prefix: prefix}
 	q.string("endpoint", &cfg.Endpoint)
 	q.string("region", &cfg.Region)
 	if _, given := q.values["path-style"]; given {
@@ -235,12 +290,9 @@ func parseS3(u *url.URL, q *params) (*Location, error) {
 	q.bool("conditional-put", &conditional)
 	cfg.NoConditionalPut = !conditional
 	q.bool("any-key", &cfg.AnyKey)
-	q.size("part-size", &cfg.PartSize)
-	q.count("concurrency", &cfg.Concurrency)
-	q.duration("connect-timeout", &cfg.ConnectTimeout)
-	q.duration("stall-timeout", &cfg.StallTimeout)
-	q.duration("slow-timeout", &cfg.SlowTimeout)
-	q.string("ca-file", &cfg.CAFile)
+	q.bool("requester-pays", &cfg.RequesterPays)
+	q.string("customer-key-file", &cfg.CustomerKeyFile)
+	q.reach(reach{&cfg.PartSize, &cfg.Concurrency, &cfg.ConnectTimeout, &cfg.StallTimeout, &cfg.SlowTimeout, &cfg.Proxy, &cfg.CAFile})
 	if err := q.finish(); err != nil {
 		return nil, err
 	}
@@ -248,6 +300,42 @@ func parseS3(u *url.URL, q *params) (*Location, error) {
 		return nil, err
 	}
 	return &Location{S3: cfg}, nil
+}
+
+// place is the bucket or container of a URL, and the prefix, which ends with '/'.
+func place(u *url.URL, what string) (bucket, prefix string, err error) {
+	if u.Opaque != "" || u.Host == "" {
+		return "", "", fmt.Errorf("no %s is named; write %s://%s/PREFIX", what, u.Scheme, strings.ToUpper(what))
+	}
+	if u.Port() != "" {
+		return "", "", fmt.Errorf("a %s has no port; name the server as ?endpoint=http://HOST:PORT", what)
+	}
+	prefix = strings.TrimPrefix(u.Path, "/")
+	if prefix != "" && !strings.HasSuffix(prefix, "/") {
+		prefix += "/"
+	}
+	return u.Host, prefix, nil
+}
+
+// reach is what all stores have that are reached over a network.
+type reach struct {
+	partSize                                  *int64
+	concurrency                               *int
+	connectTimeout, stallTimeout, slowTimeout *time.Duration
+	proxy, caFile                             *string
+}
+
+func (q *params) reach(r reach) {
+	q.size("part-size", r.partSize)
+	q.count("concurrency", r.concurrency)
+	q.duration("connect-timeout", r.connectTimeout)
+	q.duration("stall-timeout", r.stallTimeout)
+	q.duration("slow-timeout", r.slowTimeout)
+	q.string("proxy", r.proxy)
+	if u, err := url.Parse(*r.proxy); err == nil && u.User != nil {
+		q.fail("proxy", "a URL must not hold secrets; give a proxy with a password by HTTPS_PROXY")
+	}
+	q.string("ca-file", r.caFile)
 }
 
 // params are the parameters of a URL. Each is taken out when it is read; finish
@@ -347,7 +435,8 @@ func (q *params) size(name string, v *int64) {
 }
 
 // secrets are parameters that people may try.
-var secrets = []string{"access-key", "access_key", "access-key-id", "access_key_id", "secret-key", "secret_key", "secret-access-key", "secret_access_key", "session-token", "session_token", "token", "password"}
+var secrets = []string{"access-key", "access_key", "access-key-id", "access_key_id", "secret-key", "secret_key", "secret-access-key", "secret_access_key", "session-token", "session_token", "token", "password",
+	"account-key", "account_key", "sas", "sas-token", "sas_token", "sig", "client-secret", "client_secret", "clientsecret", "customer-key", "credentials"}
 
 func (q *params) finish() error {
 	if q.err != nil {
