@@ -475,7 +475,9 @@ func (l *leased) OnRecall(fn func(meta.Recall)) { l.fn = fn }
 func TestLeases(t *testing.T) {
 	v := newVolume(t, true, nil)
 	_, key := secret()
-	if _, ok := v.s.(meta.LeasedSession); ok {
+	without, err := New(struct{ meta.Session }{v.in}, key, Options{})
+	v.ok(err)
+	if _, ok := without.(meta.LeasedSession); ok {
 		t.Error("a session over one without leases has leases")
 	}
 	in := &leased{Session: v.in}

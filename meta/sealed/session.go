@@ -53,6 +53,8 @@ type session struct {
 	keys *seal.Meta
 	root vfs.Ino
 	sums inlineSums
+
+	names nameCache
 }
 
 var _ meta.Session = (*session)(nil)
@@ -63,23 +65,6 @@ func (s *session) place(ino vfs.Ino) uint64 {
 		return uint64(s.root)
 	}
 	return uint64(ino)
-}
-
-// name seals a name in a directory.
-func (s *session) name(dir vfs.Ino, name string) (string, error) {
-	if err := vfs.CheckName(name); err != nil {
-		return "", err
-	}
-	return s.keys.Name(s.place(dir), name), nil
-}
-
-// openName is the inverse of name.
-func (s *session) openName(dir, ino vfs.Ino, sealed string) (string, error) {
-	name, err := s.keys.OpenName(s.place(dir), sealed)
-	if err != nil {
-		return "", damaged("the name of inode %d in directory %d cannot be read: %w", ino, dir, err)
-	}
-	return name, nil
 }
 
 // damaged is the error of what cannot be opened.
@@ -385,7 +370,7 @@ func (s *leasedSession) OnRecall(fn func(meta.Recall)) {
 	s.leased.OnRecall(func(r meta.Recall) {
 		if r.Name != "" {
 			// A name that cannot be opened stands for all of them.
-			r.Name, _ = s.keys.OpenName(s.place(r.Ino), r.Name)
+			r.Name, _ = s.names.open(s.keys, s.place(r.Ino), r.Name)
 		}
 		fn(r)
 	})
