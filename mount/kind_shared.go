@@ -206,7 +206,7 @@ func openShared(ctx context.Context, env *Env, f *creds.File, m *adminapi.MountS
 	} else if format.Seal != nil {
 		return nil, fmt.Errorf("volume %s: the metadata server says that it is encrypted, the admin server that it is not", name)
 	}
-	objects, refer, err := openSharedBlocks(ctx, f, m, link, client)
+	objects, refer, err := openSharedBlocks(ctx, env, f, m, link, client)
 	if err != nil {
 		return nil, fmt.Errorf("volume %s: blocks: %w", name, err)
 	}

@@ -50,6 +50,9 @@ type Volume struct {
 	Blocks *block.Store
 	// Sealed: the blocks are encrypted and the server has no key.
 	Sealed bool
+	// NoSigning makes all of them go through the server, also where the store could
+	// sign requests: for buckets that clients cannot reach.
+	NoSigning bool
 }
 
 var (

@@ -20,7 +20,8 @@ func BenchmarkBlock(b *testing.B) {
 	endpoint, bucket, creds := testserver.S3(b)
 	direct := openS3(b, endpoint, bucket, creds)
 	signed := newWorld(b, direct, func(cfg *Config) { cfg.Logger = slog.New(slog.DiscardHandler) })
-	through := newWorld(b, direct, func(cfg *Config) { cfg.NoSigning, cfg.Logger = true, slog.New(slog.DiscardHandler) })
+	through := newWorld(b, direct, func(cfg *Config) { cfg.Logger = slog.New(slog.DiscardHandler) })
+	through.volume.NoSigning = true
 	through.next = 1 << 30
 	data := content(1, size)
 	ways := []struct {

@@ -23,9 +23,6 @@ type Config struct {
 	// Life is how long signed requests are good for; 0: 5 min. It is also how long
 	// a client whose token was revoked can still use those that it has.
 	Life time.Duration
-	// NoSigning makes all blocks go through the server, also where the store could
-	// sign requests: for buckets that clients cannot reach.
-	NoSigning bool
 
 	// Limits of transfers through the server: of one session, and of all. What is
 	// above them waits up to Patience, and is then told to come again.
@@ -323,7 +320,7 @@ func (g *Gate) grantWrite(ctx context.Context, s Session, w writeRequest) (grant
 }
 
 func (g *Gate) signer(v *Volume) object.Presigner {
-	if g.cfg.NoSigning {
+	if v.NoSigning {
 		return nil
 	}
 	signer, _ := object.As[object.Presigner](v.Objects)

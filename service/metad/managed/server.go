@@ -13,6 +13,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/massif-fs/massif/block/blockgate"
 	"github.com/massif-fs/massif/meta/metarpc"
 	"github.com/massif-fs/massif/mount"
 	"github.com/massif-fs/massif/service/admin/adminapi"
@@ -37,6 +38,7 @@ type Server struct {
 	state    *state
 	link     *link
 	rpc      *metarpc.Server
+	gate     *blockgate.Gate
 	http     *http.Server
 	listener net.Listener
 
@@ -85,6 +87,7 @@ func Start(ctx context.Context, cfg Config) (s *Server, err error) {
 	s.want(s.state.served())
 	s.settle(ctx)
 	s.rpc = metarpc.NewServer(metarpc.ServerConfig{Auth: s, Volume: s.volume, Version: cfg.Version, Logger: cfg.Logger})
+	s.gate = blockgate.New(blockgate.Config{Authority: s.rpc.BlockAuthority(s.blocks), Logger: cfg.Logger})
 	s.http = &http.Server{
 		Handler: http.HandlerFunc(s.serveHTTP), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute,
 		MaxHeaderBytes: 16 << 10, ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
@@ -223,6 +226,10 @@ func (h *handOver) Addr() net.Addr { return h.addr }
 
 // serveHTTP answers what is not the metadata protocol.
 func (s *Server) serveHTTP(w http.ResponseWriter, r *http.Request) {
+	if strings.HasPrefix(r.URL.Path, blockgate.Path) {
+		s.gate.ServeHTTP(w, r)
+		return
+	}
 	if r.Method == http.MethodGet && r.URL.Path == "/health" {
 		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 		fmt.Fprintln(w, "ok")
@@ -306,6 +313,15 @@ func (s *Server) volume(id string) (*metarpc.Volume, error) {
 		return nil, err
 	}
 	return v.rpc, nil
+}
+
+// blocks tells the block gate where a volume's blocks are.
+func (s *Server) blocks(id string) (*blockgate.Volume, error) {
+	v, err := s.find(id)
+	if err != nil {
+		return nil, err
+	}
+	return v.gate, nil
 }
 
 // want notes what to serve.

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/massif-fs/massif/block"
+	"github.com/massif-fs/massif/block/blockgate"
 	"github.com/massif-fs/massif/cache"
 	"github.com/massif-fs/massif/kv/pebble"
 	"github.com/massif-fs/massif/meta"
@@ -42,6 +43,7 @@ type served struct {
 	// lets history expire.
 	tree  *volume.FS
 	rpc   *metarpc.Volume
+	gate  *blockgate.Volume
 	close []func() error
 }
 
@@ -95,7 +97,11 @@ func open(ctx context.Context, dir string, s *adminapi.ServedVolume, log *slog.L
 		return v, err
 	}
 	v.rpc = &metarpc.Volume{Engine: v.engine}
-	return v, v.openTree(ctx, log)
+	if err := v.openTree(ctx, log); err != nil {
+		return v, err
+	}
+	v.gate = &blockgate.Volume{Objects: v.objects, Blocks: v.blocks, Sealed: format.Seal != nil, NoSigning: s.Volume.BlockAccess == adminapi.BlocksServer}
+	return v, nil
 }
 
 // formatOf are the settings that the admin server has for a volume.
