@@ -900,3 +900,29 @@ func TestLocks(t *testing.T) {
 		t.Errorf("after close the tree has %d locks", held())
 	}
 }
+
+// TestNoLabels: on a host without SELinux a file without a label is one of a file system
+// without labels; a label that was set is told.
+func TestNoLabels(t *testing.T) {
+	if _, err := os.Stat("/sys/fs/selinux/enforce"); err == nil {
+		t.Skip("this host runs SELinux")
+	}
+	mnt, _, _ := mountLocal(t, local.Options{}, fuse.Options{})
+	p := filepath.Join(mnt, "f")
+	if err := os.WriteFile(p, nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	buf := make([]byte, 100)
+	if _, err := unix.Getxattr(p, "security.selinux", buf); err != unix.EOPNOTSUPP {
+		t.Errorf("label of a file without one: %v", err)
+	}
+	if _, err := unix.Getxattr(p, "security.other", buf); err != unix.ENODATA {
+		t.Errorf("another attribute: %v", err)
+	}
+	if err := unix.Setxattr(p, "security.selinux", []byte("u:r:t"), 0); err != nil {
+		t.Skip(err)
+	}
+	if n, err := unix.Getxattr(p, "security.selinux", buf); err != nil || string(buf[:n]) != "u:r:t" {
+		t.Errorf("label %q, %v", buf[:max(n, 0)], err)
+	}
+}

@@ -39,6 +39,7 @@ type door struct {
 	writeback   bool
 	passthrough bool
 	acl         bool
+	selinux     bool // the host runs it
 	keepCache   bool
 	longLived   bool // names and attributes are valid for ever
 	entryValid  validity
@@ -135,6 +136,7 @@ func newDoor(fs vfs.FS, opts Options) (*door, error) {
 		d.xattrs, _ = fs.(vfs.XattrFS)
 	}
 	d.acl = probeACL(d.xattrs)
+	d.selinux = runsSELinux()
 	if !p.Exclusive {
 		d.locks, _ = fs.(vfs.LockFS)
 	}

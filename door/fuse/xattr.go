@@ -1,6 +1,7 @@
 package fuse
 
 import (
+	"os"
 	"strings"
 	"syscall"
 
@@ -13,6 +14,18 @@ import (
 // maxXattrList is the kernel's limit of a list, in bytes (XATTR_LIST_MAX).
 const maxXattrList = 64 << 10
 
+// xattrSELinux is the label of a file under SELinux, for which ls -l asks of every file.
+// Where the host does not run SELinux, that a file has none is said as EOPNOTSUPP, as by
+// file systems without labels: programs then do not ask for the other files of the
+// mount. A label that there is is told.
+const xattrSELinux = "security.selinux"
+
+// runsSELinux tells whether the host does.
+func runsSELinux() bool {
+	_, err := os.Stat("/sys/fs/selinux/enforce")
+	return err == nil
+}
+
 // GetXattr implements kernel.Handler. An empty dest asks for the size.
 func (d *door) GetXattr(q *kernel.Request, name string, dest []byte) (size int, code syscall.Errno) {
 	if d.xattrs == nil {
@@ -22,6 +35,9 @@ func (d *door) GetXattr(q *kernel.Request, name string, dest []byte) (size int, 
 	defer r.end(&code)
 	var value []byte
 	if value, r.err = d.xattrs.GetXattr(r, &r.caller, vfs.Ino(q.NodeID), name); r.err != nil {
+		if name == xattrSELinux && !d.selinux && r.err == syscall.ENODATA {
+			r.err = syscall.EOPNOTSUPP
+		}
 		return
 	}
 	size = len(value)
