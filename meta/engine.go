@@ -285,55 +285,15 @@ func (e *Engine) UpdateSettings(ctx context.Context, change func(*Format) error)
 }
 
 // SetSeal replaces the encryption record of the volume by another of the same key,
-// if it still is old: EAGAIN if not. With old nil it makes a volume that is not
-// encrypted an encrypted one, which only one can become that has never held
-// anything: ENOTEMPTY. Sessions that there are keep the settings they began with.
+// if it still is old: EAGAIN if not, EINVAL for another key or none.
 func (e *Engine) SetSeal(ctx context.Context, old, next *seal.Record) error {
-	change := func(f *Format) error {
-		switch {
-		case next == nil:
-			return vfs.WithErrno(syscall.EINVAL, errors.New("an encryption record is missing"))
-		case !f.Seal.Equal(old):
+	return e.UpdateSettings(ctx, func(f *Format) error {
+		if !f.Seal.Equal(old) {
 			return vfs.WithErrno(syscall.EAGAIN, errors.New("somebody else has changed the passphrase meanwhile"))
 		}
 		f.Seal = next
 		return nil
-	}
-	if old != nil {
-		return e.UpdateSettings(ctx, change)
-	}
-	err := e.updateAlone(ctx, nil, func(t *txn) error {
-		f := e.Settings()
-		if err := change(&f); err != nil {
-			return err
-		}
-		f.Version = EncryptedVersion
-		if err := f.Validate(); err != nil {
-			return vfs.WithErrno(syscall.EINVAL, err)
-		}
-		root, err := t.load(vfs.Root)
-		if err != nil {
-			return err
-		}
-		inodes, err := t.counter(keyCounter(counterInodes))
-		if err != nil {
-			return err
-		}
-		if inodes != 1 || root.next != firstCookie || root.flags&flagXattr != 0 {
-			return vfs.WithErrno(syscall.ENOTEMPTY, errors.New("only a volume that has never held anything can become an encrypted one"))
-		}
-		text, err := json.Marshal(&f)
-		if err != nil {
-			return err
-		}
-		t.w.Put(keyFormat(), text)
-		t.then = append(t.then, func() { e.format.Store(&f) })
-		return nil
 	})
-	if err == nil {
-		err = e.db.Sync(ctx)
-	}
-	return fail("encrypt volume", "", err)
 }
 
 // Close ends all sessions and the engine's goroutines, and syncs. The database stays

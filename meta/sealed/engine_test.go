@@ -233,23 +233,6 @@ func TestSettings(t *testing.T) {
 		t.Error("the new record is not stored")
 	}
 
-	// A volume that nobody has used can become an encrypted one, once.
-	plain := newVolume(t, false, nil)
-	plain.ok(plain.e.SetSeal(bg, nil, first))
-	wantErrno(t, "a second time", plain.e.SetSeal(bg, nil, first), syscall.EAGAIN)
-	plain.close()
-	plain.open(true)
-	plain.tree()
-	plain.clean()
-	used := newVolume(t, false, nil)
-	var a vfs.Attr
-	dir := used.mkdir(vfs.Root, "dir")
-	wantErrno(t, "a volume with a directory", used.e.SetSeal(bg, nil, first), syscall.ENOTEMPTY)
-	used.ok(used.s.Rmdir(bg, root, vfs.Root, "dir"))
-	used.s.Release(dir, 1)
-	wantErrno(t, "a volume that had a directory", used.e.SetSeal(bg, nil, first), syscall.ENOTEMPTY)
-	used.ok(used.s.GetAttr(bg, root, vfs.Root, &a))
-
 	for what, change := range map[string]func(*meta.Format){
 		"an encrypted volume of the plain version": func(f *meta.Format) { f.Version = meta.FormatVersion },
 		"a plain volume of the other version":      func(f *meta.Format) { f.Seal = nil },

@@ -502,10 +502,12 @@ func TestRootOfSubtree(t *testing.T) {
 	dir := v.mkdir(vfs.Root, "dir")
 	v.file(dir, "file", "x")
 	_, key := secret()
-	s, err := New(&subtree{v.in, dir}, key, Options{Root: dir})
-	v.ok(err)
-	if got := v.list(s, vfs.Root); !slices.Equal(got, []string{"file"}) {
-		t.Errorf("listing %q", got)
+	for _, o := range []Options{{Root: dir}, {}} {
+		s, err := New(&subtree{v.in, dir}, key, o)
+		v.ok(err)
+		if got := v.list(s, vfs.Root); !slices.Equal(got, []string{"file"}) {
+			t.Errorf("listing %q", got)
+		}
 	}
 }
 
@@ -514,6 +516,8 @@ type subtree struct {
 	meta.Session
 	root vfs.Ino
 }
+
+func (s *subtree) Root() vfs.Ino { return s.root }
 
 func (s *subtree) ReadDir(ctx context.Context, c *vfs.Caller, ino vfs.Ino, cookie uint64, plus bool, emit func(*vfs.DirEntry) bool) error {
 	if ino == vfs.Root {

@@ -15,8 +15,16 @@ import (
 // Options of a Session. The zero value will do for the whole of a volume.
 type Options struct {
 	// Root is the inode number that the volume knows vfs.Root of the session by, where
-	// that is a directory of the volume and called vfs.Root; 0: vfs.Root.
+	// that is a directory of the volume and called vfs.Root; 0: what the session says,
+	// if it is Rooted, else vfs.Root.
 	Root vfs.Ino
+}
+
+// Rooted is a session that may show a directory of the volume as vfs.Root.
+type Rooted interface {
+	// Root returns the number that the volume knows the session's vfs.Root by. It is
+	// the same for the life of the session.
+	Root() vfs.Ino
 }
 
 // New wraps a session of an encrypted volume. The result closes it; it implements
@@ -27,6 +35,9 @@ func New(inner meta.Session, key *seal.Key, o Options) (meta.Session, error) {
 	f := inner.Format()
 	if err := Check(&f, key); err != nil {
 		return nil, err
+	}
+	if r, ok := inner.(Rooted); ok && o.Root == 0 {
+		o.Root = r.Root()
 	}
 	s := &session{in: inner, keys: key.Meta(), root: max(o.Root, vfs.Root)}
 	if leased, ok := inner.(meta.LeasedSession); ok {
