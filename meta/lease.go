@@ -10,7 +10,8 @@ type Leases uint8
 
 const (
 	// LeaseAttr: the attributes of an inode, its extended attributes and the
-	// target of a symbolic link.
+	// target of a symbolic link. The access time may be older than another session's
+	// reads (Touch).
 	LeaseAttr Leases = 1 << iota
 	// LeaseNames: the names in a directory: those found, those not found, and
 	// the listing. It says nothing of the attributes of what the names mean.

@@ -26,8 +26,8 @@ import (
 //
 // Recalls of one name of a directory, or of a range of a file, leave the lease with
 // the holder. Where the same thing is recalled again and again, no leases are
-// given for a while: those who would hold them ask each time, and those who change
-// need not wait.
+// given for a while, except on data: those who would hold them ask each time, and
+// those who change need not wait.
 type leaseTable struct {
 	active atomic.Int64 // sessions that take part
 	limit  int64        // leased inodes of a session
@@ -272,7 +272,9 @@ func (s *session) Lease(ino vfs.Ino, kinds Leases) (Lease, bool) {
 	sh := t.shard(ino)
 	sh.mu.Lock()
 	st := sh.state(ino)
-	if st.busy > 0 || st.more != nil && !st.open(monotonic()) {
+	// Leases on data alone are always given: a kernel cannot be told what was read
+	// without one being kept from its page cache, so that such a read waits for one.
+	if st.busy > 0 || kinds != LeaseData && st.more != nil && !st.open(monotonic()) {
 		if sl.expl {
 			sh.forget(ino, st, monotonic())
 		} else {
@@ -542,7 +544,7 @@ func (t *txn) appendWants(list []Recall) []Recall {
 		case n.fresh:
 		case n.removed:
 			list = append(list, Recall{Kind: LeaseAttr | LeaseNames | LeaseData, Ino: n.ino, Len: -1})
-		case n.inode != n.old:
+		case n.inode != n.old && !n.onlyRead():
 			list = append(list, Recall{Kind: LeaseAttr, Ino: n.ino})
 		}
 	}
@@ -555,6 +557,14 @@ func (t *txn) appendWants(list []Recall) []Recall {
 		}
 	}
 	return append(list, t.relaid...)
+}
+
+// onlyRead tells whether nothing has changed but the access time. Others may show an
+// old one: a recall for each reader of a file would cost more than it is worth.
+func (n *node) onlyRead() bool {
+	old := n.old
+	old.atime = n.atime
+	return n.inode == old
 }
 
 // addWant adds to the list, as one with the attributes of the same inode where that

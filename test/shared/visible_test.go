@@ -84,7 +84,7 @@ func TestVisible(t *testing.T) {
 				}
 				check(t, here.Truncate(3))
 				if got := content(t, there); got != string(want[:3]) {
-					t.Fatalf("after a truncation: %q", got)
+					t.Fatalf("after a truncation: %d bytes, %q…", len(got), got[:min(len(got), 10)])
 				}
 			})
 		}
