@@ -54,9 +54,9 @@ type leaseHolder struct {
 	s     *session // nil: none
 	seq   uint32   // changes when what the session may know of the inode changes
 	kinds Leases
-	// refused: the session has read the inode without a lease; voiding: it is being
-	// told so. Until it has been, Leased says no: see LeasedSession.
-	refused, voiding bool
+	// refused: what the session has read of the inode without a lease; voiding: what
+	// it is being told that it does not know.
+	refused, voiding Leases
 }
 
 // leaseMore is what few inodes have.
@@ -255,8 +255,8 @@ func (s *session) Leased(ino vfs.Ino) Leases {
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
 	if st := sh.m[ino]; st != nil {
-		if h := st.holder(s); h != nil && !h.refused && !h.voiding {
-			return h.kinds
+		if h := st.holder(s); h != nil {
+			return h.kinds &^ (h.refused | h.voiding)
 		}
 	}
 	return 0
@@ -278,24 +278,23 @@ func (s *session) Lease(ino vfs.Ino, kinds Leases) (Lease, bool) {
 		if sl.expl {
 			sh.forget(ino, st, monotonic())
 		} else {
-			st.refuse(s)
+			st.refuse(s, kinds)
 		}
 		sh.mu.Unlock()
 		return Lease{}, false
 	}
 	h := st.give(s, kinds)
 	l := Lease{Ino: ino, Kind: kinds, seq: h.seq}
-	var void []vfs.Ino
-	if h.refused && !h.voiding {
-		h.refused, h.voiding = false, true
-		void = append(void, ino)
+	var void []Recall
+	if again := h.refused & kinds; again != 0 && h.voiding == 0 {
+		void = append(void, h.void(ino, again))
 	}
 	if sh.grants++; sh.grants >= 1<<14 {
 		void = append(void, sh.sweep(s)...)
 	}
 	sh.mu.Unlock()
-	for _, ino := range void {
-		s.void(ino)
+	for _, r := range void {
+		s.void(r)
 	}
 	if sl.count.Load() > t.limit {
 		s.prune()
@@ -332,34 +331,40 @@ func (s *session) LeaseEpoch() uint64 { return s.leases.epoch.Load() }
 
 // sweep removes states that nobody needs, and returns inodes of which s is to be
 // told that it knows nothing. With the shard locked.
-func (sh *leaseShard) sweep(s *session) (void []vfs.Ino) {
+func (sh *leaseShard) sweep(s *session) (void []Recall) {
 	sh.grants = 0
 	now := monotonic()
 	for ino, st := range sh.m {
-		if h := st.holder(s); h != nil && h.refused && !h.voiding && h.kinds == 0 {
-			h.refused, h.voiding = false, true
-			void = append(void, ino)
+		if h := st.holder(s); h != nil && h.refused != 0 && h.voiding == 0 && h.kinds == 0 {
+			void = append(void, h.void(ino, h.refused))
 		}
 		sh.forget(ino, st, now)
 	}
 	return void
 }
 
-// refuse notes that a session reads an inode without a lease. Its next lease could
-// make it believe that what it read is leased: so before it sees it, it is told that
-// it knows nothing.
-func (st *leaseState) refuse(s *session) { st.give(s, 0).refused = true }
+// refuse notes that a session reads something of an inode without a lease. Its next
+// lease could make it believe that what it read is leased: so before it sees it, it is
+// told that it knows nothing.
+func (st *leaseState) refuse(s *session, kinds Leases) { st.give(s, 0).refused |= kinds }
+
+// void notes that a session is to be told that it knows nothing of what it was refused.
+func (h *leaseHolder) void(ino vfs.Ino, kinds Leases) Recall {
+	h.refused &^= kinds
+	h.voiding = kinds
+	return Recall{Kind: kinds, Ino: ino, Len: -1}
+}
 
 // void tells a session that has been refused leases that it knows nothing.
-func (s *session) void(ino vfs.Ino) {
-	t := &s.e.leases
-	s.leases.serve(Recall{Kind: LeaseAttr | LeaseNames | LeaseData, Ino: ino, Len: -1}, func() {
+func (s *session) void(r Recall) {
+	t, ino := &s.e.leases, r.Ino
+	s.leases.serve(r, func() {
 		sh := t.shard(ino)
 		sh.mu.Lock()
 		defer sh.mu.Unlock()
 		if st := sh.m[ino]; st != nil {
 			if h := st.holder(s); h != nil {
-				h.voiding = false
+				h.voiding = 0
 				st.tidy(h)
 				sh.forget(ino, st, monotonic())
 			}
@@ -399,7 +404,7 @@ func (st *leaseState) recall(h *leaseHolder, what Recall) *recallWait {
 
 // tidy removes a holder of nothing.
 func (st *leaseState) tidy(h *leaseHolder) {
-	if h.kinds == 0 && !h.refused && !h.voiding {
+	if h.kinds == 0 && h.refused == 0 && h.voiding == 0 {
 		st.remove(h.s)
 	}
 }
@@ -718,7 +723,7 @@ func (t *txn) settleLeases() {
 				x.Leases = h.kinds
 			}
 			if !st.open(now) && !s.leases.expl {
-				st.refuse(s)
+				st.refuse(s, kinds)
 			}
 		}
 		sh.forget(n.ino, st, now)

@@ -21,10 +21,10 @@ func (n *node) merge(a *vfs.Attr) {
 		return
 	}
 	a.Size = uint64(n.size)
-	if a.Mtime.Before(n.mtime) {
+	if n.mtime != (vfs.Time{}) && a.Mtime.Before(n.mtime) {
 		a.Mtime = n.mtime
 	}
-	if a.Ctime.Before(n.mtime) {
+	if n.mtime != (vfs.Time{}) && a.Ctime.Before(n.mtime) {
 		a.Ctime = n.mtime
 	}
 	if n.activeBytes > 0 || n.frozenSpace > 0 {

@@ -303,13 +303,13 @@ func (f *flushedInodes) has(ino vfs.Ino, gen, now uint64) bool {
 // mergeDirty puts what is dirty of n into a. n.mu is held.
 func (n *node) mergeDirty(a *vfs.Attr) {
 	a.Size = max(a.Size, uint64(n.dirtyEnd))
-	if a.Mtime.Before(n.mtime) {
+	if n.mtime != (vfs.Time{}) && a.Mtime.Before(n.mtime) {
 		a.Mtime = n.mtime
 	}
-	if a.Ctime.Before(n.mtime) {
+	if n.mtime != (vfs.Time{}) && a.Ctime.Before(n.mtime) {
 		a.Ctime = n.mtime
 	}
-	if a.Atime.Before(n.atime) {
+	if n.atime != (vfs.Time{}) && a.Atime.Before(n.atime) {
 		a.Atime = n.atime
 	}
 	// An estimate until the flush: as if nothing dirty overwrote anything.

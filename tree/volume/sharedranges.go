@@ -40,7 +40,9 @@ func (fs *FS) made(a *vfs.Attr) {
 	defer n.mu.Unlock()
 	if !n.loaded {
 		n.setBase(0, true, nil, false)
-		n.loaded, n.touched = true, true // a guess for later operations, which a flush checks
+		// Without leases that is a guess for later operations, which a flush checks.
+		n.loaded, n.touched, n.keptAt = true, true, n.recalled.Load()
+		n.kept = fs.Leased(n.ino).Has(vfs.LeaseAttr | vfs.LeaseData)
 	}
 }
 
