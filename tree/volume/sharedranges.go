@@ -21,11 +21,16 @@ func (fs *FS) openShared(ctx context.Context, n *node) error {
 	n.mu.RLock()
 	current := n.current(start)
 	n.mu.RUnlock()
-	if current {
+	// A file without a name may be gone by the session's own doing, which ends no lease.
+	nameless := n.unlinked.Load()
+	if current && !nameless {
 		return nil
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	if nameless {
+		return fs.loadShared(ctx, n)
+	}
 	return fs.ensure(ctx, n, start)
 }
 
