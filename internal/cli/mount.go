@@ -62,7 +62,7 @@ spec's "mount" section. In fstab, write the type massif (see
 			if point == "" {
 				return usageError("%s: MOUNTPOINT is missing; usage: %s", cmd.CommandPath(), cmd.UseLine())
 			}
-			if err := unlockSpec(spec, &passphrase); err != nil {
+			if err := unlockSpec(cmd.Context(), spec, &passphrase); err != nil {
 				return err
 			}
 			if foreground {
@@ -213,7 +213,7 @@ func mountHelper(ctx context.Context, args []string, s streams) error {
 	if err := spec.Validate(); err != nil || *fake {
 		return err
 	}
-	if err := unlockSpec(spec, &passphraseFlags{fd: -1}); err != nil {
+	if err := unlockSpec(ctx, spec, &passphraseFlags{fd: -1}); err != nil {
 		return err
 	}
 	return mount.Start(ctx, spec, flags.Arg(1))

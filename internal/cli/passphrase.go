@@ -2,12 +2,14 @@ package cli
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"os"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+	"golang.org/x/sys/unix"
 	"golang.org/x/term"
 
 	"github.com/massif-fs/massif/mount"
@@ -60,12 +62,12 @@ func (p *passphraseFlags) get() (seal.Passphrase, error) {
 }
 
 // of returns the passphrase of a volume, asking for it if need be.
-func (p *passphraseFlags) of(volume string) (seal.Passphrase, error) {
+func (p *passphraseFlags) of(ctx context.Context, volume string) (seal.Passphrase, error) {
 	pass, err := p.get()
 	if pass != nil || err != nil {
 		return pass, err
 	}
-	pass, err = ask("Passphrase of volume " + volume + ": ")
+	pass, err = ask(ctx, "Passphrase of volume "+volume+": ")
 	if errors.Is(err, errNoTerminal) {
 		return nil, &mount.LockedError{Name: volume}
 	}
@@ -73,7 +75,7 @@ func (p *passphraseFlags) of(volume string) (seal.Passphrase, error) {
 }
 
 // chosen returns a new passphrase. On a terminal it is asked for twice.
-func (p *passphraseFlags) chosen(volume string) (seal.Passphrase, error) {
+func (p *passphraseFlags) chosen(ctx context.Context, volume string) (seal.Passphrase, error) {
 	pass, err := p.get()
 	if err != nil {
 		return nil, err
@@ -81,11 +83,11 @@ func (p *passphraseFlags) chosen(volume string) (seal.Passphrase, error) {
 	if pass != nil {
 		return pass, pass.Check()
 	}
-	return askNew(volume)
+	return askNew(ctx, volume)
 }
 
-func askNew(volume string) (seal.Passphrase, error) {
-	pass, err := ask("New passphrase of volume " + volume + ": ")
+func askNew(ctx context.Context, volume string) (seal.Passphrase, error) {
+	pass, err := ask(ctx, "New passphrase of volume "+volume+": ")
 	if errors.Is(err, errNoTerminal) {
 		return nil, usageError("there is no terminal to ask for the new passphrase of volume %s on: give it in a file or in %s", volume, mount.PassphraseEnv)
 	}
@@ -95,7 +97,7 @@ func askNew(volume string) (seal.Passphrase, error) {
 	if err != nil {
 		return nil, err
 	}
-	again, err := ask("The same again: ")
+	again, err := ask(ctx, "The same again: ")
 	if err != nil {
 		return nil, err
 	}
@@ -108,15 +110,24 @@ func askNew(volume string) (seal.Passphrase, error) {
 
 var errNoTerminal = errors.New("there is no terminal")
 
-// ask reads a passphrase from the terminal, whatever standard input is.
-func ask(prompt string) (seal.Passphrase, error) {
+// ask reads a passphrase from the terminal, whatever standard input is, until ctx is
+// done.
+func ask(ctx context.Context, prompt string) (seal.Passphrase, error) {
 	tty, err := os.OpenFile("/dev/tty", os.O_RDWR, 0)
-	if err != nil || !term.IsTerminal(int(tty.Fd())) {
+	if err != nil {
 		return nil, errNoTerminal
 	}
 	defer tty.Close()
+	fd := int(tty.Fd())
+	if !term.IsTerminal(fd) {
+		return nil, errNoTerminal
+	}
 	fmt.Fprint(tty, prompt)
-	pass, err := term.ReadPassword(int(tty.Fd()))
+	err = awaitLine(ctx, fd)
+	var pass []byte
+	if err == nil {
+		pass, err = term.ReadPassword(fd)
+	}
 	fmt.Fprintln(tty)
 	if err != nil {
 		return nil, fmt.Errorf("passphrase: %w", err)
@@ -125,6 +136,32 @@ func ask(prompt string) (seal.Passphrase, error) {
 		return nil, errors.New("the passphrase is empty")
 	}
 	return pass, nil
+}
+
+// awaitLine waits until a line has been typed that was not to be seen. A signal, which
+// the program takes as the end of ctx, does not end a read of a terminal.
+func awaitLine(ctx context.Context, fd int) error {
+	old, err := unix.IoctlGetTermios(fd, unix.TCGETS)
+	if err != nil {
+		return err
+	}
+	quiet := *old
+	quiet.Lflag &^= unix.ECHO
+	if err := unix.IoctlSetTermios(fd, unix.TCSETS, &quiet); err != nil {
+		return err
+	}
+	defer unix.IoctlSetTermios(fd, unix.TCSETS, old)
+	for {
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 100)
+		switch {
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case n > 0:
+			return nil
+		case err != nil && err != unix.EINTR:
+			return err
+		}
+	}
 }
 
 // passphraseFlagsOf returns what the command line said.
@@ -152,7 +189,7 @@ func registryFor(cmd *cobra.Command) (*mount.Registry, error) {
 	}
 	registry.Passphrase = func(volume string, must bool) (seal.Passphrase, error) {
 		if must {
-			return p.of(volume)
+			return p.of(cmd.Context(), volume)
 		}
 		return p.get()
 	}
@@ -160,7 +197,7 @@ func registryFor(cmd *cobra.Command) (*mount.Registry, error) {
 }
 
 // unlockSpec gets the passphrase of what is about to be mounted, if it needs one.
-func unlockSpec(spec *mount.Spec, p *passphraseFlags) error {
+func unlockSpec(ctx context.Context, spec *mount.Spec, p *passphraseFlags) error {
 	registry, err := mount.OpenRegistry()
 	if err != nil {
 		return err
@@ -169,6 +206,6 @@ func unlockSpec(spec *mount.Spec, p *passphraseFlags) error {
 	if !needs && p.fd < 0 {
 		return nil
 	}
-	spec.Passphrase, err = p.of(name)
+	spec.Passphrase, err = p.of(ctx, name)
 	return err
 }

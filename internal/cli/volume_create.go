@@ -115,7 +115,7 @@ func newSecret(cmd *cobra.Command, name string) (*seal.Record, *seal.RecoveryKey
 	if err != nil {
 		return nil, nil, err
 	}
-	pass, err := p.chosen(name)
+	pass, err := p.chosen(cmd.Context(), name)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -31,9 +32,9 @@ func (n *newPassphrase) add(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&n.file, "new-passphrase-file", "", "`FILE` (mode 0600) with the new passphrase (default: it is asked for)")
 }
 
-func (n *newPassphrase) get(volume string) (seal.Passphrase, error) {
+func (n *newPassphrase) get(ctx context.Context, volume string) (seal.Passphrase, error) {
 	if n.file == "" {
-		return askNew(volume)
+		return askNew(ctx, volume)
 	}
 	pass, err := mount.ReadPassphraseFile(n.file)
 	if err != nil {
@@ -53,7 +54,7 @@ func (a *app) passphraseChangeCommand() *cobra.Command {
 		RunE: func(cmd *cobra.Command, args []string) error {
 			name := args[0]
 			return a.changeSeal(cmd, name, withPassphrase(cmd, name), func(r *seal.Record, k *seal.Key) (*seal.Record, error) {
-				pass, err := next.get(name)
+				pass, err := next.get(cmd.Context(), name)
 				if err != nil {
 					return nil, err
 				}
@@ -79,7 +80,7 @@ func (a *app) passphraseRecoverCommand() *cobra.Command {
 		RunE: func(cmd *cobra.Command, args []string) error {
 			name := args[0]
 			unlock := func(r *seal.Record) (*seal.Key, error) {
-				key, err := readRecoveryKey(file)
+				key, err := readRecoveryKey(cmd.Context(), file)
 				if err != nil {
 					return nil, err
 				}
@@ -87,7 +88,7 @@ func (a *app) passphraseRecoverCommand() *cobra.Command {
 				return r.Recover(key)
 			}
 			return a.changeSeal(cmd, name, unlock, func(r *seal.Record, k *seal.Key) (*seal.Record, error) {
-				pass, err := next.get(name)
+				pass, err := next.get(cmd.Context(), name)
 				if err != nil {
 					return nil, err
 				}
@@ -166,9 +167,9 @@ func withPassphrase(cmd *cobra.Command, name string) func(*seal.Record) (*seal.K
 // maxRecoveryFile bounds what is read in search of a recovery key, in bytes.
 const maxRecoveryFile = 4096
 
-func readRecoveryKey(file string) (*seal.RecoveryKey, error) {
+func readRecoveryKey(ctx context.Context, file string) (*seal.RecoveryKey, error) {
 	if file == "" {
-		text, err := ask("Recovery key: ")
+		text, err := ask(ctx, "Recovery key: ")
 		if errors.Is(err, errNoTerminal) {
 			return nil, usageError("there is no terminal to ask for the recovery key on: give --recovery-key-file")
 		}

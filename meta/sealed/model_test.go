@@ -243,3 +243,25 @@ func BenchmarkReadDir(b *testing.B) {
 		})
 	}
 }
+
+// FuzzStored gives the session what a database might hold instead of sealed things.
+func FuzzStored(f *testing.F) {
+	_, key := secret()
+	keys := key.Meta()
+	f.Add(sealInline(keys, 2, []byte("content")))
+	f.Add([]byte("plain"))
+	f.Add([]byte{0, 0, 0, 0})
+	f.Fuzz(func(t *testing.T, stored []byte) {
+		if data, err := openInline(keys, 2, stored); err == nil {
+			if keep, _, err := meta.SplitInline(stored); err != nil || keep != len(data) || keep == 0 {
+				t.Fatalf("%d bytes of %d hold, %v", len(data), keep, err)
+			}
+		}
+		if name, err := openXattrName(keys, 2, string(stored)); err == nil && name == string(stored) && !isACL(name) {
+			t.Fatalf("%q was taken for a sealed name", name)
+		}
+		k := keyholder{keys}
+		k.MoveInline(2, 3, stored)
+		k.MoveXattr(2, 3, string(stored), stored)
+	})
+}
