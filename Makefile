@@ -17,7 +17,7 @@ RACE := ./kv/... ./meta/... ./block/... ./cache/... ./object/... ./tree/... ./do
 FUZZTIME  ?= 20s
 BENCHARGS ?=
 
-.PHONY: build run test race check bench fuzz man setup clean
+.PHONY: build run test race check bench bench-door fuzz man setup clean
 
 # The program for this machine, bin/massif.
 build:
@@ -47,6 +47,10 @@ check:
 # Speed beside the plain local file system (and JuiceFS, if it is on PATH).
 bench: build
 	$(GO) run ./internal/bench -massif $(CURDIR)/bin/massif $(BENCHARGS)
+
+# The FUSE door alone, on a file system that does nothing, beside go-fuse.
+bench-door:
+	$(GO) test -run '^$$' -bench . -benchtime 0.5s ./door/fuse
 
 # Each fuzz test for FUZZTIME.
 fuzz:

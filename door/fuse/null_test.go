@@ -263,14 +263,20 @@ var benchModes = []struct {
 	{"stateless", vfs.Policy{EntryValid: vfs.Forever, AttrValid: vfs.Forever, KeepCache: true, Exclusive: true}, Options{Stateless: On}},
 }
 
+// benchmark runs f on a mount in each mode, and on go-fuse.
 func benchmark(b *testing.B, f func(b *testing.B, mnt string)) {
-	for _, m := range benchModes {
-		b.Run(m.name, func(b *testing.B) {
-			mnt := mountNull(b, m.p, m.o)
+	run := func(name string, mount func(b *testing.B) string) {
+		b.Run(name, func(b *testing.B) {
+			mnt := mount(b)
 			b.ResetTimer()
 			f(b, mnt)
 		})
 	}
+	for _, m := range benchModes {
+		run(m.name, func(b *testing.B) string { return mountNull(b, m.p, m.o) })
+	}
+	run("go-fuse-uncached", func(b *testing.B) string { return mountGoFuseNull(b, 0) })
+	run("go-fuse-stateful", func(b *testing.B) string { return mountGoFuseNull(b, 1<<20) })
 }
 
 // benchmarkClient does b.N times what clientOps names, in another process: programs that

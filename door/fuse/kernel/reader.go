@@ -14,8 +14,8 @@ import (
 //	headSize        where the data of a WRITE begins, and the data of replies
 //
 // headStart is such that the data of a WRITE, behind a header and a WriteIn, begins
-// at the payload, which begins at a page: whole pages of a program's buffer are
-// copied to whole pages. The data of a reply goes to the same place, its header
+// at the payload, which begins at a page (of 4 KiB): whole pages of a program's buffer
+// are copied to whole pages. The data of a reply goes to the same place, its header
 // just before it, over the message, when the handler is done with that: one write(2)
 // of one piece.
 const (
