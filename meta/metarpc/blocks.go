@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"strconv"
 	"syscall"
-	"time"
 
 	"github.com/massif-fs/massif/block"
 	"github.com/massif-fs/massif/block/blockgate"
@@ -69,7 +68,7 @@ func (a *blockAuthority) Authenticate(_ context.Context, name, secret string) (b
 	if ss == nil || subtle.ConstantTimeCompare([]byte(blockBearer(ss.secret)), []byte(secret)) != 1 {
 		return nil, blockgate.ErrSession
 	}
-	if g := ss.grant; !g.Expires.IsZero() && !time.Now().Before(g.Expires) || closed(g.Done) {
+	if ss.grant.valid() != nil {
 		return nil, blockgate.ErrSession
 	}
 	v, err := a.volume(ss.grant.Volume)
@@ -77,16 +76,6 @@ func (a *blockAuthority) Authenticate(_ context.Context, name, secret string) (b
 		return nil, err
 	}
 	return &blockSession{ss, name, v}, nil
-}
-
-// closed tells whether a channel, if there is one, is closed.
-func closed(done <-chan struct{}) bool {
-	select {
-	case <-done:
-		return true
-	default:
-		return false
-	}
 }
 
 // blockSession is a session as the block gate sees it.
@@ -103,6 +92,7 @@ func (b *blockSession) Done() <-chan struct{}     { return b.ss.over }
 
 // Uses implements blockgate.Session.
 func (b *blockSession) Uses(ctx context.Context, ino vfs.Ino, chunk uint32, id block.ID) (size uint32, ranges []block.Range, err error) {
+	ino = b.ss.real(ino)
 	sees, err := b.ss.sees(ctx, ino)
 	if err != nil {
 		return 0, nil, err
@@ -128,28 +118,6 @@ func (b *blockSession) MayWrite(_ context.Context, id block.ID) error {
 		return blockgate.ErrDenied
 	}
 	return nil
-}
-
-// confined tells whether the session sees only a directory of the volume.
-func (ss *session) confined() bool { return ss.grant.Root != 0 && ss.grant.Root != vfs.Root }
-
-// sees tells whether an inode is in the session's scope, or in use by it since it
-// was. One that is not there is not.
-func (ss *session) sees(ctx context.Context, ino vfs.Ino) (bool, error) {
-	if !ss.confined() {
-		return true, nil
-	}
-	below, err := ss.vol.Engine.Below(ctx, ino, ss.grant.Root)
-	if vfs.ErrnoOf(err) == syscall.ESTALE {
-		return false, nil
-	}
-	if err != nil || below {
-		return below, err
-	}
-	ss.usesMu.Lock()
-	defer ss.usesMu.Unlock()
-	_, used := ss.used[ino]
-	return used, nil
 }
 
 // claim takes the numbers of new blocks, which no grant is given for from then on:

@@ -20,6 +20,7 @@ type handler struct {
 	d      decoder
 	e      encoder
 	failed error // the call's error, which the reply tells
+	denied error // of an inode that the session does not see
 	caller vfs.Caller
 }
 
@@ -38,9 +39,6 @@ func (h *handler) send() {
 	}
 }
 
-// ino reads an inode number.
-func (h *handler) ino() vfs.Ino { return h.d.ino() }
-
 // cr reads the caller.
 func (h *handler) cr() *vfs.Caller {
 	h.d.caller(&h.caller)
@@ -55,14 +53,11 @@ func (h *handler) cr() *vfs.Caller {
 	return &h.caller
 }
 
-// attr writes attributes.
-func (h *handler) attr(a *vfs.Attr) { h.e.attr(a) }
-
 // run does a call. An error says that the client does not keep to the protocol; those
 // of the call are in the reply.
 func (h *handler) run(ctx context.Context, o op, args []byte) error {
 	h.d = decoder{b: args}
-	h.failed = nil
+	h.failed, h.denied = nil, nil
 	from := len(h.e.b)
 	h.e.u8(statusOK)
 	var err error
@@ -86,9 +81,6 @@ func (h *handler) run(ctx context.Context, o op, args []byte) error {
 	}
 	return nil
 }
-
-// read checks that all of the arguments have been read.
-func (h *handler) read() error { return h.d.done() }
 
 func (h *handler) do(ctx context.Context, o op) error {
 	ms := h.ss.ms
@@ -120,6 +112,9 @@ func (h *handler) do(ctx context.Context, o op) error {
 		cr, parent, name := h.cr(), h.ino(), h.d.name()
 		if err := h.read(); err != nil {
 			return err
+		}
+		if name == ".." && h.ss.confined() {
+			return attr(h.above(ctx, cr, parent, &a))
 		}
 		return attr(ms.Lookup(ctx, cr, parent, name, &a))
 	case opGetAttr:
@@ -312,6 +307,9 @@ func (h *handler) doData(ctx context.Context, o op) error {
 		if err := h.read(); err != nil {
 			return err
 		}
+		if err := h.scopeWrites(writes); err != nil {
+			return err
+		}
 		if err := checkWrites(blocks, writes); err != nil {
 			return err
 		}
@@ -398,6 +396,7 @@ func (h *handler) readDir(ctx context.Context) error {
 			return false
 		}
 		count++
+		x.Ino, x.Attr.Ino = h.ss.shown(x.Ino), h.ss.shown(x.Attr.Ino)
 		page.entry(x)
 		return true
 	})

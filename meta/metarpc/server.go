@@ -238,6 +238,9 @@ func (s *Server) admit(ctx context.Context, h *Hello) (*session, *welcome, error
 	if err != nil {
 		return nil, nil, err
 	}
+	if err := g.valid(); err != nil {
+		return nil, nil, err
+	}
 	v, err := s.cfg.Volume(g.Volume)
 	if err != nil {
 		return nil, nil, err
@@ -280,6 +283,7 @@ func (s *Server) begin(ctx context.Context, h *Hello, g *Grant, v *Volume) (*ses
 	}
 	s.sessions[sessionKey{g.Volume, ss.id}] = ss
 	s.named[ss.blockName()] = ss
+	s.guard(ss)
 	return ss, nil
 }
 

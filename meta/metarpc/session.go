@@ -169,6 +169,7 @@ func (ss *session) receive(h *handler, kind frameKind, body []byte) error {
 func (ss *session) use(ino vfs.Ino) {
 	// The scope is looked at here, because what is in use is seen: a file whose last
 	// name goes, or leaves the scope, can still be read by who has it open.
+	ino = ss.real(ino)
 	if sees, err := ss.sees(context.Background(), ino); err != nil || !sees {
 		return
 	}
@@ -192,6 +193,7 @@ func (ss *session) usedAlready(sl *slot, ino vfs.Ino) {
 }
 
 func (ss *session) unuse(ino vfs.Ino) {
+	ino = ss.real(ino)
 	ss.usesMu.Lock()
 	defer ss.usesMu.Unlock()
 	if _, ok := ss.used[ino]; ok {
@@ -212,7 +214,7 @@ func (ss *session) restore(body []byte) error {
 		ss.restored = make(map[vfs.Ino]struct{}, len(inos))
 	}
 	for _, ino := range inos {
-		ss.restored[ino] = struct{}{}
+		ss.restored[ss.real(ino)] = struct{}{}
 	}
 	if flags&restoreLast == 0 {
 		return d.done()
@@ -262,6 +264,9 @@ func (ss *session) watch(on bool) {
 	}
 	if on {
 		ss.watching = ss.ms.Watch(func(ch vfs.Change) {
+			if !ss.tells(&ch) {
+				return
+			}
 			e := encoder{b: beginFrame(make([]byte, 0, 64), frameChange)}
 			e.uint(1)
 			e.change(&ch)
