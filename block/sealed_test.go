@@ -129,3 +129,51 @@ func TestTamperedSealedBlocks(t *testing.T) {
 		})
 	}
 }
+
+// BenchmarkSealed compares encoding and reading with and without a sealer, of data
+// that do not compress.
+func BenchmarkSealed(b *testing.B) {
+	_, key, _, err := seal.Create(seal.Passphrase("correct horse battery"))
+	if err != nil {
+		b.Fatal(err)
+	}
+	const size = 4 << 20
+	for _, sealed := range []bool{false, true} {
+		change := func(c *Config) {
+			if sealed {
+				c.Sealer = key.Blocks()
+			}
+		}
+		name := fmt.Sprintf("sealed=%t", sealed)
+		b.Run("encode/"+name, func(b *testing.B) {
+			s := benchStore(b, change)
+			data := [][]byte{content(1, 0, size)}
+			b.SetBytes(size)
+			b.ReportAllocs()
+			for b.Loop() {
+				e, err := s.enc.encode(b.Context(), 1, data)
+				if err != nil {
+					b.Fatal(err)
+				}
+				e.close()
+			}
+		})
+		b.Run("read/"+name, func(b *testing.B) {
+			s := benchStore(b, change)
+			if err := s.Put(b.Context(), 1, content(1, 0, size)); err != nil {
+				b.Fatal(err)
+			}
+			p := make([]byte, size)
+			b.SetBytes(size)
+			b.ReportAllocs()
+			for b.Loop() {
+				if err := s.ReadAt(b.Context(), Ref{1, size}, p, 0); err != nil {
+					b.Fatal(err)
+				}
+				if err := s.DropCaches(); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
