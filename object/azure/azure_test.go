@@ -21,17 +21,44 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-const testContainer = "massif-test"
+// azurite is the URL of the account of the server of TestAzurite.
+var azurite string
 
-// serverConfig returns the configuration of a fresh server with an empty container.
+// TestAzurite runs what needs a server over one, because Azurite takes a second to
+// start.
+func TestAzurite(t *testing.T) {
+	azurite = testserver.Azure(t)
+	for _, c := range []struct {
+		name string
+		test func(*testing.T)
+	}{
+		{"Store", testStore},
+		{"Lake", testLake},
+		{"Directories", testDirectories},
+		{"RenameDir", testRenameDir},
+		{"Access", testAccess},
+		{"Signature", testSignature},
+		{"CopyByBlocks", testCopyByBlocks},
+		{"CopyInBackground", testCopyInBackground},
+		{"Misconfigured", testMisconfigured},
+		{"SAS", testSAS},
+		{"BrokenConnections", testBrokenConnections},
+		{"NothingLeft", testNothingLeft},
+		{"ContentMD5", testContentMD5},
+	} {
+		t.Run(c.name, c.test)
+	}
+}
+
+// serverConfig returns the configuration of a new, empty container.
 func serverConfig(t testing.TB) Config {
 	t.Helper()
 	cfg := Config{
-		Account: testserver.AzureAccount, Container: testContainer, Endpoint: testserver.Azure(t),
+		Account: testserver.AzureAccount, Container: "massif-" + strings.ToLower(rand.Text()), Endpoint: azurite,
 		Credentials: Credentials{AccountKey: testserver.AzureKey},
 		PartSize:    2 * mib, UserAgent: "massif-test/1",
 	}
-	testserver.AzureContainer(t, cfg.Endpoint, testContainer)
+	testserver.AzureContainer(t, cfg.Endpoint, cfg.Container)
 	return cfg
 }
 
@@ -76,6 +103,6 @@ func factory(cfg Config) objecttest.Factory {
 	}
 }
 
-func TestStore(t *testing.T) {
+func testStore(t *testing.T) {
 	objecttest.Run(t, factory(serverConfig(t)))
 }

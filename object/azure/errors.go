@@ -74,6 +74,7 @@ var meanings = map[string]wire.Meaning{
 		"the destination is being deleted"),
 	"SourcePathIsBeingDeleted": wire.Means(object.ErrNotFound, "the source is being deleted"),
 
+	"DirectoryIsNotEmpty":     wire.Means(errNotEmpty, ""),
 	"DirectoryNotEmpty":       wire.Means(errNotEmpty, ""),
 	"ResourceTypeMismatch":    wire.Means(errOtherType, ""),
 	"PathConflict":            wire.Means(errOtherType, ""),
@@ -138,8 +139,8 @@ func (s *Store) explain(w *watchdog.Dog, err error) error {
 		return s.explainIdentity(err)
 	case errors.As(err, &re):
 		return s.explainAnswer(re.RawResponse, re.ErrorCode, re.StatusCode)
-	case strings.Contains(err.Error(), "authenticated requests are not permitted for non TLS"):
-		return &wire.Failure{Kind: object.ErrInvalid, Text: s.where + ": an identity's token is sent over https only"}
+	case strings.Contains(err.Error(), "requests are not permitted for non-TLS"):
+		return &wire.Failure{Kind: object.ErrInvalid, Text: s.where + ": an identity's token is sent over https only", Cause: errors.New("http")}
 	}
 	return wire.ExplainNetwork(s.where, err)
 }

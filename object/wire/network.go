@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/url"
 	"strings"
 	"syscall"
 
@@ -38,6 +39,10 @@ func Explain(w *watchdog.Dog, where string) error {
 // whoever gives out credentials. Errors that are ours already, and those of a
 // cancelled context, are returned as they are.
 func ExplainNetwork(where string, err error) error {
+	var inURL *url.Error
+	if errors.As(err, &inURL) {
+		err = inURL.Err // the rest is the request's URL, in which there may be a secret
+	}
 	var (
 		unknownCA x509.UnknownAuthorityError
 		hostname  x509.HostnameError
