@@ -254,6 +254,9 @@ func (fs *FS) apply(ctx context.Context, n *node, p []byte, off int64, atEnd boo
 	}
 	if atEnd {
 		off = n.size
+		if n.appending {
+			off = max(n.appendAt, n.dirtyEnd) // all that is to be appended moves together
+		}
 		if off+int64(len(p)) > fs.maxSize() {
 			return 0, 0, syscall.EFBIG
 		}
