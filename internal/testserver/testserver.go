@@ -306,13 +306,15 @@ func MinIO(t testing.TB) (endpoint string, creds Credentials) {
 		cmd.Env = append(os.Environ(), "HOME="+dir, "MINIO_ROOT_USER="+creds.AccessKey, "MINIO_ROOT_PASSWORD="+creds.SecretKey,
 			"MINIO_UPDATE=off", "MINIO_BROWSER=off", "MINIO_CALLHOME_ENABLE=off")
 		err := start(t, cmd, func() error {
-			resp, err := http.Get("http://" + addr + "/minio/health/ready")
+			// It says that it is ready before it is; a stranger's request is refused with
+			// 503 until then, and with 403 afterwards.
+			resp, err := http.Get("http://" + addr + "/")
 			if err != nil {
 				return err
 			}
 			resp.Body.Close()
-			if resp.StatusCode != http.StatusOK {
-				return fmt.Errorf("health: %s", resp.Status)
+			if resp.StatusCode != http.StatusForbidden {
+				return fmt.Errorf("a request without credentials: %s", resp.Status)
 			}
 			return nil
 		})
