@@ -85,7 +85,9 @@ func (l *link) authenticate(ctx context.Context, token, volume string) (adminapi
 	switch {
 	case err == nil:
 	case adminapi.IsCode(err, adminapi.CodeForbidden, adminapi.CodeInvalid, adminapi.CodeNotFound):
-		l.drop(hash)
+		if known != nil && (volume == "" || volume == known.grant.Volume) { // not because another volume was asked for
+			l.drop(hash)
+		}
 		return adminapi.Grant{}, nil, vfs.WithErrno(syscall.EACCES, err)
 	case known != nil && l.clock().Sub(known.asked) < grantStale && l.good(known, volume):
 		l.log.Warn("the admin server cannot be asked about a token; what it said before holds", "token", known.grant.TokenID, "err", err)
@@ -197,7 +199,11 @@ func (l *link) follow(ctx context.Context, seq uint64) {
 	pause := time.Second
 	away := false
 	for ctx.Err() == nil {
-		e, err := l.admin.Events(ctx, seq, eventsWait)
+		wait := eventsWait
+		if away {
+			wait = 0 // that it is back must be known at once
+		}
+		e, err := l.admin.Events(ctx, seq, wait)
 		if err != nil {
 			if ctx.Err() != nil {
 				return
