@@ -13,6 +13,7 @@
 package creds
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -20,6 +21,7 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
+	"unicode/utf8"
 
 	"github.com/pelletier/go-toml/v2"
 
@@ -32,8 +34,8 @@ type File struct {
 	Secret    string `toml:"secret,omitempty"`
 	Token     string `toml:"token"`
 
-	Fingerprint string `toml:"fingerprint,omitempty" comment:"by which the admin server is recognized"`
-	CA          string `toml:"ca,omitempty,multiline"`
+	Fingerprint string `toml:"fingerprint,omitempty"`
+	CA          string `toml:"ca,omitempty"`
 	Insecure    bool   `toml:"insecure,omitempty"`
 	// KeyID names the key of an encrypted volume, so that the server cannot pass
 	// another one, or none, for it.
@@ -158,7 +160,7 @@ func (f *File) Write(path string, replace bool) error {
 	if err := f.validate(); err != nil {
 		return err
 	}
-	data, err := toml.Marshal(f)
+	data, err := f.marshal()
 	if err != nil {
 		return err
 	}
@@ -183,6 +185,44 @@ func (f *File) Write(path string, replace bool) error {
 		return fmt.Errorf("credentials: %w", err)
 	}
 	return nil
+}
+
+// marshal writes the file as flexFS does: a key and a text in double quotes a line.
+func (f *File) marshal() ([]byte, error) {
+	var b bytes.Buffer
+	line := func(key, value string) error {
+		if value == "" {
+			return nil
+		}
+		if !utf8.ValidString(value) {
+			return fmt.Errorf("credentials: the value of %q is not text in UTF-8", key)
+		}
+		fmt.Fprintf(&b, "%s = \"", key)
+		for _, r := range value {
+			switch {
+			case r == '"' || r == '\\':
+				b.WriteByte('\\')
+				b.WriteRune(r)
+			case r == '\n':
+				b.WriteString(`\n`)
+			case r < 0x20 || r == 0x7f:
+				fmt.Fprintf(&b, `\u%04X`, r)
+			default:
+				b.WriteRune(r)
+			}
+		}
+		b.WriteString("\"\n")
+		return nil
+	}
+	err := errors.Join(line("adminAddr", f.AdminAddr), line("secret", f.Secret), line("token", f.Token))
+	if f.Fingerprint != "" {
+		b.WriteString("# by which the admin server is recognized\n")
+	}
+	err = errors.Join(err, line("fingerprint", f.Fingerprint), line("ca", f.CA))
+	if f.Insecure {
+		b.WriteString("# nobody checks who the admin server is\ninsecure = true\n")
+	}
+	return b.Bytes(), errors.Join(err, line("keyID", f.KeyID))
 }
 
 // maxSecret bounds a secret read from a file, in bytes.
