@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/massif-fs/massif/object"
+	"github.com/massif-fs/massif/object/azure"
 	"github.com/massif-fs/massif/object/file"
 	"github.com/massif-fs/massif/object/mem"
 	"github.com/massif-fs/massif/object/s3"
@@ -37,38 +38,112 @@ func TestParseS3(t *testing.T) {
 	}
 }
 
+func TestParseAzure(t *testing.T) {
+	l, err := Parse("az://box/some/prefix?account=acc&endpoint=http://127.0.0.1:10000/acc&auth=SAS&sas-file=/run/sas&storage-class=Cool" +
+		"&checksum=md5&content-md5=yes&part-size=4MiB&concurrency=3&proxy=http://p:3128&customer-key-file=/k")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := l.Azure
+	if l.Scheme != "az" || c.Container != "box" || c.Prefix != "some/prefix/" || c.Account != "acc" || c.Endpoint != "http://127.0.0.1:10000/acc" || c.Hierarchical ||
+		c.Credentials.Mode != azure.SAS || c.Credentials.SASFile != "/run/sas" || c.Tier != "Cool" || c.Checksum != azure.MD5 || !c.ContentMD5 ||
+		c.PartSize != 4<<20 || c.Concurrency != 3 || c.Proxy != "http://p:3128" || l.customerKey != "/k" {
+		t.Errorf("parsed %+v", c)
+	}
+	l, err = Parse("adls://box?tenant-id=t&client-id=c&token-file=/f&keep-directories=true&identity-client-id=i")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c := l.Azure; !c.Hierarchical || !c.KeepDirectories || c.Credentials.TenantID != "t" || c.Credentials.ClientID != "c" || c.Credentials.TokenFile != "/f" || c.Credentials.AppID != "i" {
+		t.Errorf("parsed %+v", c)
+	}
+}
+
+func TestParseGCS(t *testing.T) {
+	l, err := Parse("gs://bucket_1/p?endpoint=http://127.0.0.1:4443&anonymous=true&user-project=pay&kms-key=k&storage-class=NEARLINE&part-size=1MiB&stall-timeout=5s")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := l.GCS
+	if l.Scheme != "gs" || c.Bucket != "bucket_1" || c.Prefix != "p/" || c.Endpoint != "http://127.0.0.1:4443" || !c.Anonymous || c.UserProject != "pay" ||
+		c.KMSKey != "k" || c.StorageClass != "NEARLINE" || c.PartSize != 1<<20 || c.StallTimeout != 5*time.Second {
+		t.Errorf("parsed %+v", c)
+	}
+}
+
+// TestOpenClouds: opening sends nothing, and credentials that are said come before
+// those of the environment.
+func TestOpenClouds(t *testing.T) {
+	t.Setenv("AZURE_STORAGE_ACCESS_KEY", "not base64: hunter2")
+	for url, name := range map[string]string{
+		"az://box/p?account=acc&endpoint=http://127.0.0.1:1/acc":   "az://box/p/?account=acc",
+		"adls://box/p?account=acc&endpoint=http://127.0.0.1:1/acc": "adls://box/p/?account=acc",
+		"gs://bucket/p?endpoint=http://127.0.0.1:1":                "gs://bucket/p/",
+	} {
+		s, err := Open(t.Context(), url, Options{AzureCredentials: azure.Credentials{AccountKey: "aHVudGVyMg=="}})
+		if err != nil {
+			t.Errorf("%s: %v", url, err)
+			continue
+		}
+		if got := s.String(); !strings.HasPrefix(got, name) || strings.Contains(got, "aHVudGVyMg") {
+			t.Errorf("%s calls itself %s", url, got)
+		}
+		if _, ok := object.As[object.Tree](s); ok != strings.HasPrefix(url, "adls:") {
+			t.Errorf("%s: a Tree: %v", url, ok)
+		}
+		s.Close()
+	}
+	if _, err := Open(t.Context(), "az://box?account=acc", Options{}); !errors.Is(err, object.ErrAccess) || strings.Contains(err.Error(), "hunter2") {
+		t.Errorf("a bad key of the environment: %v", err)
+	}
+}
+
 func TestRefused(t *testing.T) {
 	for in, want := range map[string]string{
-		"":                                   "is not a URL",
-		"/srv/objects":                       "is not a URL",
-		"ftp://x/y":                          "unknown kind of store",
-		"file://relative/dir":                "absolute path",
-		"file:relative":                      "absolute path",
-		"file:///a%00b":                      "NUL",
-		"file:///a?create=true":              `unknown parameter "create"`,
-		"file:///a?sync=maybe":               "true or false",
-		"file:///a#b":                        "fragment",
-		"s3://":                              "no bucket",
-		"s3:bucket":                          "no bucket",
-		"s3://bucket:9000/x":                 "endpoint",
-		"s3://key:hunter2@bucket/x":          "holds credentials",
-		"s3://b?endpoint=http://u:hunter2@h": "holds credentials",
-		"s3://b?secret-key=hunter2":          "must not hold secrets",
-		"s3://b?hunter=1&color=2":            `unknown parameter "color", "hunter"`,
-		"s3://b?region=a&region=b":           "twice",
-		"s3://b?region=":                     "empty",
-		"s3://b?part-size=1MiB":              "part size",
-		"s3://b?part-size=hunter2":           "write a size",
-		"s3://b?stall-timeout=-1s":           "write a duration",
-		"s3://b?concurrency=0":               "1 or more",
-		"s3://b?sse=rot13":                   "encryption",
-		"s3://b?checksum=parity":             "checksum",
-		"s3://b?sse-kms-key-id=k":            "KMS",
-		"s3://b?endpoint=ftp://x":            "http or https",
-		"s3://key:hunter2@b%zz":              "not a URL",
-		"mem://":                             "mem://NAME",
-		"mem://a/b":                          "mem://NAME",
-		"mem://a?x=1":                        `unknown parameter "x"`,
+		"":                                            "is not a URL",
+		"/srv/objects":                                "is not a URL",
+		"ftp://x/y":                                   "unknown kind of store",
+		"file://relative/dir":                         "absolute path",
+		"file:relative":                               "absolute path",
+		"file:///a%00b":                               "NUL",
+		"file:///a?create=true":                       `unknown parameter "create"`,
+		"file:///a?sync=maybe":                        "true or false",
+		"file:///a#b":                                 "fragment",
+		"s3://":                                       "no bucket",
+		"s3:bucket":                                   "no bucket",
+		"s3://bucket:9000/x":                          "endpoint",
+		"s3://key:hunter2@bucket/x":                   "holds credentials",
+		"s3://b?endpoint=http://u:hunter2@h":          "holds credentials",
+		"s3://b?secret-key=hunter2":                   "must not hold secrets",
+		"s3://b?hunter=1&color=2":                     `unknown parameter "color", "hunter"`,
+		"s3://b?region=a&region=b":                    "twice",
+		"s3://b?region=":                              "empty",
+		"s3://b?part-size=1MiB":                       "part size",
+		"s3://b?part-size=hunter2":                    "write a size",
+		"s3://b?stall-timeout=-1s":                    "write a duration",
+		"s3://b?concurrency=0":                        "1 or more",
+		"s3://b?sse=rot13":                            "encryption",
+		"s3://b?checksum=parity":                      "checksum",
+		"s3://b?sse-kms-key-id=k":                     "KMS",
+		"s3://b?endpoint=ftp://x":                     "http or https",
+		"s3://key:hunter2@b%zz":                       "not a URL",
+		"az://":                                       "no container",
+		"az://Box?account=a":                          "no container's name",
+		"az://box?account=a&account-key=hunter2":      "must not hold secrets",
+		"az://box?account=a&sig=hunter2":              "must not hold secrets",
+		"az://box?account=a&sas=hunter2":              "must not hold secrets",
+		"az://box?account=a&auth=magic":               "way of authentication",
+		"az://box?account=a&keep-directories=1":       `unknown parameter "keep-directories"`,
+		"az://box?account=a&proxy=http://u:hunter2@p": "must not hold secrets",
+		"az://hunter2@box?account=a":                  "holds credentials",
+		"gs://":                                       "no bucket",
+		"gs://b:1/x":                                  "endpoint",
+		"gs://b?token=hunter2":                        "must not hold secrets",
+		"gs://b?part-size=1000":                       "256 KiB",
+		"s3://b?sse=true&customer-key-file=f":         "exclude",
+		"mem://":                                      "mem://NAME",
+		"mem://a/b":                                   "mem://NAME",
+		"mem://a?x=1":                                 `unknown parameter "x"`,
 	} {
 		_, err := Parse(in)
 		if err == nil {
