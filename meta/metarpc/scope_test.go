@@ -479,11 +479,13 @@ func TestReplayedFrames(t *testing.T) {
 	c.mu.Unlock()
 	l.close(errors.New("test"))
 	var a vfs.Attr
-	if err := c.Mkdir(ctx, nobody, vfs.Root, "once", 0o755, &a); err != nil {
-		t.Fatal(err)
-	}
-	if err := c.Mkdir(ctx, nobody, vfs.Root, "other", 0o755, &a); err != nil {
-		t.Fatal(err)
+	// More calls than there are slots, so that one has been used again.
+	var names []string
+	for i := range changeSlots + 10 {
+		names = append(names, fmt.Sprint("once", i))
+		if err := c.Mkdir(ctx, nobody, vfs.Root, names[i], 0o755, &a); err != nil {
+			t.Fatal(err)
+		}
 	}
 	mu.Lock()
 	tape := slices.Clone(sent)
@@ -491,7 +493,7 @@ func TestReplayedFrames(t *testing.T) {
 	if len(tape) == 0 {
 		t.Fatal("nothing was recorded")
 	}
-	for _, name := range []string{"once", "other"} {
+	for _, name := range names {
 		if err := g.direct.Rmdir(ctx, nobody, vfs.Root, name); err != nil {
 			t.Fatal(err)
 		}
