@@ -47,7 +47,7 @@ type gated struct {
 	blocks *block.Store
 }
 
-func newGated(t *testing.T) *gated {
+func newGated(t *testing.T, change ...func(*meta.Format)) *gated {
 	t.Helper()
 	must := func(err error) {
 		t.Helper()
@@ -58,8 +58,12 @@ func newGated(t *testing.T) *gated {
 	bg := context.Background()
 	quiet := slog.New(slog.DiscardHandler)
 	db := mem.New()
-	must(meta.Create(bg, db, meta.Format{Name: "v", UUID: "00000000-0000-4000-8000-000000000001", ChunkSize: meta.MinChunkSize,
-		Compression: "none", InlineLimit: meta.DefaultInlineLimit, Store: "mem:"}))
+	f := meta.Format{Name: "v", UUID: "00000000-0000-4000-8000-000000000001", ChunkSize: meta.MinChunkSize,
+		Compression: "none", InlineLimit: meta.DefaultInlineLimit, Store: "mem:"}
+	for _, fn := range change {
+		fn(&f)
+	}
+	must(meta.Create(bg, db, f))
 	g := &gated{t: t, grants: granter{}}
 	var err error
 	g.e, err = meta.Open(bg, db, meta.Options{Logger: quiet})

@@ -39,6 +39,7 @@ type Client struct {
 	limited  atomic.Bool // there are quotas
 	durable  bool
 	readOnly bool
+	root     vfs.Ino
 	lease    time.Duration
 	life     time.Duration
 
@@ -163,6 +164,7 @@ func Dial(ctx context.Context, cfg ClientConfig) (*Client, error) {
 	c.durable, c.readOnly, c.lease, c.life = w.durable, w.readOnly, w.lease, w.life
 	c.format.Store(&w.format)
 	c.limited.Store(w.limited)
+	c.root = w.root
 	c.session, c.secret = w.session, w.secret
 	c.ctx, c.cancel = context.WithCancel(context.Background())
 	c.link = l
@@ -170,6 +172,10 @@ func Dial(ctx context.Context, cfg ClientConfig) (*Client, error) {
 	c.tasks.Go(c.tellUses)
 	return c, nil
 }
+
+// Root returns the number that the volume knows the session's vfs.Root by: what is
+// sealed there is bound to it (package sealed).
+func (c *Client) Root() vfs.Ino { return c.root }
 
 // greet makes a connection and introduces the client.
 func (c *Client) greet(ctx context.Context) (*link, *welcome, error) {

@@ -108,7 +108,8 @@ type welcome struct {
 	durable  bool          // replies to changes come when these are on stable storage
 	limited  bool          // there are quotas: space is to be reserved
 	readOnly bool
-	server   string // the server's program and version
+	server   string  // the server's program and version
+	root     vfs.Ino // the volume's number of what the client calls vfs.Root
 }
 
 func (w *welcome) encode(e *encoder) error {
@@ -134,6 +135,7 @@ func (w *welcome) encode(e *encoder) error {
 	e.bool(w.limited)
 	e.bool(w.readOnly)
 	e.str(w.server)
+	e.uint(uint64(w.root))
 	return nil
 }
 
@@ -155,7 +157,8 @@ func (w *welcome) decode(body []byte) error {
 		w.lease = time.Duration(d.most(maxPeriod)) * time.Millisecond
 		w.life = time.Duration(d.most(maxPeriod)) * time.Millisecond
 		w.durable, w.limited, w.readOnly, w.server = d.bool(), d.bool(), d.bool(), d.str(256)
-		if d.bad || w.how > sessionRestored || w.lease == 0 || w.life == 0 || len(w.secret) != secretSize {
+		w.root = d.ino()
+		if d.bad || w.root == 0 || w.how > sessionRestored || w.lease == 0 || w.life == 0 || len(w.secret) != secretSize {
 			return errMalformed
 		}
 		if err := json.Unmarshal(format, &w.format); err != nil {

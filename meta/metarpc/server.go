@@ -246,7 +246,7 @@ func (s *Server) admit(ctx context.Context, h *Hello) (*session, *welcome, error
 		return nil, nil, err
 	}
 	w := &welcome{version: version, format: v.Engine.Settings(), lease: s.cfg.Lease, life: s.cfg.Life,
-		durable: !v.Relaxed, limited: v.Engine.Limited(), server: s.cfg.Version}
+		durable: !v.Relaxed, limited: v.Engine.Limited(), server: s.cfg.Version, root: max(g.Root, vfs.Root)}
 	var ss *session
 	if h.session != 0 {
 		ss, err = s.resume(h, g)
