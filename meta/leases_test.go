@@ -209,6 +209,9 @@ func TestLeases(t *testing.T) {
 // wantNoLeases checks that nothing is left in the table.
 func (v *testVolume) wantNoLeases() {
 	v.Helper()
+	if OverTheWire != nil {
+		return // v.s has some
+	}
 	for i := range v.e.leases.shards {
 		sh := &v.e.leases.shards[i]
 		sh.mu.Lock()

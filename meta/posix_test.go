@@ -424,6 +424,9 @@ func TestUnlinkedOpen(t *testing.T) {
 	}
 	other.Release(f, 1)
 	var a vfs.Attr
+	for OverTheWire != nil && v.s.GetAttr(bg, root, f, &a) == nil { // until its lease has been recalled
+		time.Sleep(time.Millisecond)
+	}
 	v.want(v.s.GetAttr(bg, root, f, &a), syscall.ESTALE)
 	if b, n := v.e.Usage(); b != 0 || n != 1 {
 		t.Fatal(b, n)

@@ -46,7 +46,13 @@ func (c *Client) Lookup(ctx context.Context, cr *vfs.Caller, parent vfs.Ino, nam
 			return err
 		}
 	}
+	if name != ".." {
+		if known, err := c.cache.lookup(parent, name, out); known {
+			return err
+		}
+	}
 	k := c.begin(opLookup)
+	k.key = callKey{ino: parent, name: name}
 	k.caller(cr)
 	k.ino(parent)
 	k.str(name)
@@ -55,7 +61,11 @@ func (c *Client) Lookup(ctx context.Context, cr *vfs.Caller, parent vfs.Ino, nam
 
 // GetAttr implements meta.Session.
 func (c *Client) GetAttr(ctx context.Context, cr *vfs.Caller, ino vfs.Ino, out *vfs.Attr) error {
+	if c.cache.attr(ino, out) {
+		return nil
+	}
 	k := c.begin(opGetAttr)
+	k.key.ino = ino
 	k.caller(cr)
 	k.ino(ino)
 	return c.attrCall(ctx, k, out)
@@ -79,7 +89,11 @@ func (c *Client) SetAttr(ctx context.Context, cr *vfs.Caller, ino vfs.Ino, set *
 
 // Readlink implements meta.Session.
 func (c *Client) Readlink(ctx context.Context, cr *vfs.Caller, ino vfs.Ino) (string, error) {
+	if target, ok := c.cache.target(ino); ok {
+		return target, nil
+	}
 	k := c.begin(opReadlink)
+	k.key.ino = ino
 	k.caller(cr)
 	k.ino(ino)
 	d, err := c.finish(ctx, k)
@@ -210,8 +224,12 @@ const pageEntries = 1024
 
 // ReadDir implements meta.Session.
 func (c *Client) ReadDir(ctx context.Context, cr *vfs.Caller, ino vfs.Ino, cookie uint64, plus bool, emit func(*vfs.DirEntry) bool) error {
+	if done, err := c.readCached(ino, &cookie, plus, emit); done {
+		return err
+	}
 	for {
 		k := c.begin(opReadDir)
+		k.key = callKey{ino: ino, cookie: cookie}
 		k.caller(cr)
 		k.ino(ino)
 		k.uint(cookie)
@@ -238,9 +256,42 @@ func (c *Client) ReadDir(ctx context.Context, cr *vfs.Caller, ino vfs.Ino, cooki
 	}
 }
 
+// readCached gives out what is known of a directory; done: that was all.
+func (c *Client) readCached(ino vfs.Ino, cookie *uint64, plus bool, emit func(*vfs.DirEntry) bool) (done bool, err error) {
+	var room [64]listedEntry
+	var x vfs.DirEntry
+	for {
+		page, known := c.cache.list(ino, *cookie, room[:0])
+		if !known {
+			return false, nil
+		}
+		for i := range page {
+			e := &page[i]
+			x = vfs.DirEntry{Name: e.name, Ino: e.ino, Mode: e.mode, Cookie: e.cookie}
+			x.HasAttr = plus && c.cache.attr(e.ino, &x.Attr)
+			if !emit(&x) {
+				return true, nil
+			}
+			*cookie = e.cookie
+		}
+		if len(page) < cap(room) {
+			return true, nil
+		}
+	}
+}
+
+const (
+	entryAttr   = 1 << iota // the attributes follow
+	entryLeased             // and are leased
+)
+
 // entry appends an entry of a page.
 func (e *encoder) entry(x *vfs.DirEntry) {
-	e.bool(x.HasAttr)
+	if x.HasAttr {
+		e.u8(entryAttr)
+	} else {
+		e.u8(0)
+	}
 	e.str(x.Name)
 	e.uint(x.Cookie)
 	if x.HasAttr {
@@ -254,19 +305,30 @@ func (e *encoder) entry(x *vfs.DirEntry) {
 // entries reads a page: its entries, and whether there are more behind it.
 func (d *decoder) entries() (page []vfs.DirEntry, more bool) {
 	more = d.bool()
-	n := d.count(5)
-	page = make([]vfs.DirEntry, 0, min(n, pageEntries))
+	n := d.fixed32()
+	if n > pageEntries {
+		d.fail()
+		return nil, false
+	}
+	page = make([]vfs.DirEntry, 0, n)
 	for ; n > 0 && !d.bad; n-- {
-		x := vfs.DirEntry{HasAttr: d.bool(), Name: d.str(meta.MaxStoredName), Cookie: d.uint()}
-		if x.HasAttr {
-			d.attr(&x.Attr)
-			x.Ino, x.Mode = x.Attr.Ino, x.Attr.Type()
-		} else {
-			x.Ino, x.Mode = d.ino(), d.u32()
-		}
+		var x vfs.DirEntry
+		d.entry(&x)
 		page = append(page, x)
 	}
 	return page, more
+}
+
+func (d *decoder) entry(x *vfs.DirEntry) (leased bool) {
+	flags := d.u8()
+	*x = vfs.DirEntry{HasAttr: flags&entryAttr != 0, Name: d.str(meta.MaxStoredName), Cookie: d.uint()}
+	if x.HasAttr {
+		d.attr(&x.Attr)
+		x.Ino, x.Mode = x.Attr.Ino, x.Attr.Type()
+	} else {
+		x.Ino, x.Mode = d.ino(), d.u32()
+	}
+	return flags&entryLeased != 0
 }
 
 // GetXattr implements meta.Session.
@@ -274,7 +336,14 @@ func (c *Client) GetXattr(ctx context.Context, cr *vfs.Caller, ino vfs.Ino, name
 	if len(name) > meta.MaxStoredXattrName {
 		return nil, syscall.ERANGE
 	}
+	if value, known := c.cache.xattr(ino, name); known {
+		if value == nil {
+			return nil, syscall.ENODATA
+		}
+		return bytes.Clone(value), nil
+	}
 	k := c.begin(opGetXattr)
+	k.key = callKey{ino: ino, name: name}
 	k.caller(cr)
 	k.ino(ino)
 	k.str(name)
@@ -344,7 +413,11 @@ func (c *Client) Touch(ctx context.Context, ino vfs.Ino) error {
 
 // Inline implements meta.Session.
 func (c *Client) Inline(ctx context.Context, ino vfs.Ino) (data []byte, ok bool, err error) {
+	if data, ok, known := c.cache.inline(ino); known {
+		return bytes.Clone(data), ok, nil
+	}
 	k := c.begin(opInline)
+	k.key.ino = ino
 	k.ino(ino)
 	d, err := c.finish(ctx, k)
 	if err != nil {
@@ -359,7 +432,11 @@ func (c *Client) Inline(ctx context.Context, ino vfs.Ino) (data []byte, ok bool,
 
 // Extents implements meta.Session.
 func (c *Client) Extents(ctx context.Context, ino vfs.Ino, index uint32, dst []meta.Extent) ([]meta.Extent, error) {
+	if list, known := c.cache.chunk(ino, index, dst); known {
+		return list, nil
+	}
 	k := c.begin(opExtents)
+	k.key = callKey{ino: ino, index: index}
 	k.ino(ino)
 	k.uint(uint64(index))
 	d, err := c.finish(ctx, k)
@@ -402,6 +479,7 @@ func (c *Client) Commit(ctx context.Context, blocks []meta.Block, writes []meta.
 const (
 	writeSetInline = 1 << iota
 	writeClearInline
+	writeBase // a base follows
 )
 
 func (e *encoder) write(w *meta.FileWrite) {
@@ -412,12 +490,19 @@ func (e *encoder) write(w *meta.FileWrite) {
 	if w.ClearInline {
 		flags |= writeClearInline
 	}
+	if w.Base != nil {
+		flags |= writeBase
+	}
 	e.u8(flags)
 	e.ino(w.Ino)
 	e.uint(w.Size)
 	e.time(w.Mtime)
 	e.int(w.Reserved)
 	e.bytes(w.Inline)
+	if w.Base != nil {
+		e.uint(w.Base.Size)
+		e.uint(w.Base.Inline)
+	}
 	e.uint(uint64(len(w.Chunks)))
 	for _, ch := range w.Chunks {
 		e.uint(uint64(ch.Index))
@@ -429,6 +514,9 @@ func (d *decoder) write() (w meta.FileWrite) {
 	flags := d.u8()
 	w = meta.FileWrite{SetInline: flags&writeSetInline != 0, ClearInline: flags&writeClearInline != 0,
 		Ino: d.ino(), Size: d.uint(), Mtime: d.time(), Reserved: d.int(), Inline: d.bytes(MaxFrame)}
+	if flags&writeBase != 0 {
+		w.Base = &meta.FileBase{Size: d.uint(), Inline: d.uint()}
+	}
 	for n := d.count(2); n > 0 && !d.bad; n-- {
 		w.Chunks = append(w.Chunks, meta.Chunk{Index: d.u32(), Extents: d.extents(nil)})
 	}

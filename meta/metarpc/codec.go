@@ -156,6 +156,17 @@ func (d *decoder) most(max uint64) uint64 {
 
 func (d *decoder) u32() uint32 { return uint32(d.most(1<<32 - 1)) }
 
+// fixed32 reads a number of four bytes.
+func (d *decoder) fixed32() uint32 {
+	if len(d.b) < 4 {
+		d.fail()
+		return 0
+	}
+	v := binary.LittleEndian.Uint32(d.b)
+	d.b = d.b[4:]
+	return v
+}
+
 func (d *decoder) int() int64 {
 	v := d.uint()
 	return int64(v>>1) ^ -int64(v&1)

@@ -9,6 +9,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/massif-fs/massif/meta"
 	"github.com/massif-fs/massif/vfs"
 )
 
@@ -24,6 +25,7 @@ func (c *Client) run(l *link) {
 	for l != nil {
 		err := c.serve(l)
 		l.close(err)
+		l.w.tasks.Wait()
 		if c.unlink(l, err) {
 			return
 		}
@@ -76,6 +78,10 @@ func (c *Client) receive(l *link, kind frameKind, body []byte) error {
 		return c.replied(body)
 	case framePong:
 		return c.pong(body)
+	case frameRecall:
+		return c.recalled(l, body)
+	case frameOwn:
+		return c.own(body)
 	case frameChange:
 		return c.feed.receive(body)
 	case frameLimits:
@@ -117,6 +123,7 @@ func (c *Client) replied(body []byte) error {
 	detached := k.detached
 	k.reply = append(k.reply[:0], body[8:]...)
 	c.mu.Unlock()
+	c.learn(k, k.reply)
 	if detached {
 		c.undetach(k)
 		return nil
@@ -217,6 +224,10 @@ func (c *Client) forgetSession() {
 func (c *Client) resume(l *link, w *welcome) {
 	c.format.Store(&w.format)
 	c.limited.Store(w.limited)
+	c.extend(l.good)
+	if c.feed.watched() {
+		c.feed.Send(vfs.Change{Kind: vfs.ChangeAll, Remote: true})
+	}
 	c.uses.mu.Lock() // so that no change of uses comes in between
 	frames := c.restoration()
 	c.mu.Lock()
@@ -280,9 +291,71 @@ func (c *Client) heartbeat(l *link, stop <-chan struct{}) {
 
 // pong learns how long the leases are good: from when the ping was sent.
 func (c *Client) pong(body []byte) error {
-	if len(body) != 8 {
+	if len(body) != 9 {
 		return errMalformed
 	}
+	if body[8] != 0 { // the server has let others go on without asking us
+		c.cache.dropAll()
+	}
+	c.extend(int64(binary.LittleEndian.Uint64(body)))
+	return nil
+}
+
+// extend makes leases good for their time from a moment before the server was sent
+// what it has answered now. The last part of it is for dropping everything in time.
+func (c *Client) extend(sent int64) {
+	until := sent + int64(c.lease-c.lease/8)
+	for {
+		old := c.cache.until.Load()
+		if old >= until {
+			return
+		}
+		if c.cache.until.CompareAndSwap(old, until) {
+			break
+		}
+	}
+}
+
+// guard drops everything that was leased when nothing was heard of the server in time.
+func (c *Client) guard() {
+	dropped := int64(0) // the end that was dealt with
+	for {
+		until := c.cache.until.Load()
+		wait := time.Duration(until - nanotime())
+		if wait <= 0 && until != dropped {
+			dropped = until
+			c.cache.dropAll()
+		}
+		if wait <= 0 {
+			wait = c.lease / 16
+		}
+		select {
+		case <-time.After(wait):
+		case <-c.ctx.Done():
+			return
+		}
+	}
+}
+
+// recalled drops what a recall is about, and acknowledges it when nobody uses it any
+// more.
+func (c *Client) recalled(l *link, body []byte) error {
+	d := decoder{b: body}
+	id := d.uint()
+	r := meta.Recall{Kind: meta.Leases(d.u8()), Ino: d.ino(), Name: d.str(meta.MaxStoredName), Off: d.int(), Len: d.int()}
+	if err := d.done(); err != nil {
+		return err
+	}
+	c.cache.recall(&r)
+	c.cache.tell(r, func() {
+		c.uses.flush(c) // the server is to know who uses an inode before somebody removes it
+		e := encoder{b: beginFrame(make([]byte, 0, 16), frameAck)}
+		e.uint(id)
+		endFrame(e.b, 0)
+		if !l.w.post(e.b) {
+			l.close(errors.New("the server does not take what it is sent"))
+		}
+	})
 	return nil
 }
 
@@ -313,5 +386,8 @@ func (c *Client) Close() error {
 		l.close(errClientEnded)
 	}
 	c.tasks.Wait()
+	if q := c.cache.queue.Load(); q != nil {
+		q.Close()
+	}
 	return nil
 }

@@ -31,8 +31,8 @@ const (
 	frameWelcome frameKind = 65
 	frameReply   frameKind = 66 // id, status, and what the op returns
 	framePong    frameKind = 67
-	frameRecall  frameKind = 68 // leases end
-	frameUpdate  frameKind = 69 // how own changes left what is leased
+	frameRecall  frameKind = 68 // id; leases end
+	frameOwn     frameKind = 69 // what the client's own changes made of what it has leased
 	frameChange  frameKind = 70 // the change feed
 	frameLeave   frameKind = 71 // the server goes down: come back in a moment
 	frameEnd     frameKind = 72 // the session has ended: why
@@ -153,6 +153,7 @@ type frameWriter struct {
 	writing bool
 	err     error
 	room    sync.Cond
+	tasks   sync.WaitGroup // of post
 }
 
 // writeBacklog is how much waits for a connection before those who have more must
@@ -174,6 +175,16 @@ func (w *frameWriter) add(frames []byte) {
 	w.mu.Unlock()
 }
 
+// addAfter is add of a frame that fn completes, with the writer locked.
+func (w *frameWriter) addAfter(fn func(), frame []byte) {
+	w.mu.Lock()
+	fn()
+	if w.err == nil {
+		w.buf = append(w.buf, frame...)
+	}
+	w.mu.Unlock()
+}
+
 // write appends frames and sees to it that they are written. It does not wait for
 // a write of somebody else, but for room.
 func (w *frameWriter) write(frames []byte) error {
@@ -190,20 +201,23 @@ func (w *frameWriter) write(frames []byte) error {
 	return w.drain()
 }
 
-// push is write for who must not wait: false if the peer does not take what it
+// post is write for who must not wait: false if the peer does not take what it
 // gets.
-func (w *frameWriter) push(frames []byte) bool {
+func (w *frameWriter) post(frames []byte) bool {
 	w.mu.Lock()
-	if w.err == nil && w.writing && len(w.buf) > 2*writeBacklog {
-		w.mu.Unlock()
-		return false
-	}
-	if w.err != nil {
-		w.mu.Unlock()
+	defer w.mu.Unlock()
+	if w.err != nil || w.writing && len(w.buf) > 2*writeBacklog {
 		return false
 	}
 	w.buf = append(w.buf, frames...)
-	return w.drain() == nil
+	if !w.writing {
+		w.writing = true
+		w.tasks.Go(func() {
+			w.mu.Lock()
+			_ = w.loop() // others learn of the error
+		})
+	}
+	return true
 }
 
 func (w *frameWriter) flush() error {
@@ -219,6 +233,11 @@ func (w *frameWriter) drain() error {
 		return err
 	}
 	w.writing = true
+	return w.loop()
+}
+
+// loop writes until there is nothing left, and unlocks. writing is set.
+func (w *frameWriter) loop() error {
 	for len(w.buf) > 0 && w.err == nil {
 		b := w.buf
 		w.buf = w.spare[:0]

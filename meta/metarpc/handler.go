@@ -22,6 +22,56 @@ type handler struct {
 	failed error // the call's error, which the reply tells
 	denied error // of an inode that the session does not see
 	caller vfs.Caller
+
+	// Leases that the reply speaks of: they are looked at again when it is sent.
+	epoch  uint64
+	leases []replyLease
+}
+
+// replyLease is a lease that bit of the byte at offset at of the reply tells.
+type replyLease struct {
+	meta.Lease
+	at  int
+	bit uint8
+}
+
+// flags begins a reply that can tell leases.
+func (h *handler) flags() (at int) {
+	h.leases = h.leases[:0]
+	if h.ss.leasing {
+		h.epoch = h.ss.ms.LeaseEpoch()
+	}
+	h.e.u8(0)
+	return len(h.e.b) - 1
+}
+
+// lease asks for a lease, before what it is about is read, which the reply tells with
+// a bit.
+func (h *handler) lease(ino vfs.Ino, kind meta.Leases, at int, bit uint8) {
+	if !h.ss.leasing {
+		return
+	}
+	if l, ok := h.ss.ms.Lease(ino, kind); ok {
+		h.tell(l, at, bit)
+	}
+}
+
+func (h *handler) tell(l meta.Lease, at int, bit uint8) {
+	h.e.b[at] |= bit
+	h.leases = append(h.leases, replyLease{l, at, bit})
+}
+
+// settle takes leases out of the reply that have ended since. The writer is locked:
+// what ends from now on is told behind the reply.
+func (h *handler) settle() {
+	if h.ss.ms.LeaseEpoch() == h.epoch {
+		return
+	}
+	for _, l := range h.leases {
+		if !h.ss.ms.Holds(l.Lease) {
+			h.e.b[l.at] &^= l.bit
+		}
+	}
 }
 
 // begin begins a reply.
@@ -33,7 +83,12 @@ func (h *handler) begin(id uint64) {
 // send lets the reply go out with the next write.
 func (h *handler) send() {
 	endFrame(h.e.b, 0)
-	h.l.w.add(h.e.b)
+	if len(h.leases) > 0 {
+		h.l.w.addAfter(h.settle, h.e.b)
+		h.leases = h.leases[:0]
+	} else {
+		h.l.w.add(h.e.b)
+	}
 	if cap(h.e.b) > 1<<20 {
 		h.e.b = nil
 	}
@@ -58,6 +113,7 @@ func (h *handler) cr() *vfs.Caller {
 func (h *handler) run(ctx context.Context, o op, args []byte) error {
 	h.d = decoder{b: args}
 	h.failed, h.denied = nil, nil
+	h.leases = h.leases[:0]
 	from := len(h.e.b)
 	h.e.u8(statusOK)
 	var err error
@@ -75,6 +131,7 @@ func (h *handler) run(ctx context.Context, o op, args []byte) error {
 		return errMalformed
 	}
 	if h.failed = err; err != nil {
+		h.leases = h.leases[:0]
 		h.e.b = h.e.b[:from]
 		h.e.u8(statusError)
 		h.e.error(err)
@@ -113,15 +170,14 @@ func (h *handler) do(ctx context.Context, o op) error {
 		if err := h.read(); err != nil {
 			return err
 		}
-		if name == ".." && h.ss.confined() {
-			return attr(h.above(ctx, cr, parent, &a))
-		}
-		return attr(ms.Lookup(ctx, cr, parent, name, &a))
+		return h.lookup(ctx, cr, parent, name)
 	case opGetAttr:
 		cr, ino := h.cr(), h.ino()
 		if err := h.read(); err != nil {
 			return err
 		}
+		at := h.flags()
+		h.lease(ino, meta.LeaseAttr, at, replyAttr)
 		return attr(ms.GetAttr(ctx, cr, ino, &a))
 	case opSetAttr:
 		cr, ino := h.cr(), h.ino()
@@ -136,6 +192,8 @@ func (h *handler) do(ctx context.Context, o op) error {
 		if err := h.read(); err != nil {
 			return err
 		}
+		at := h.flags()
+		h.lease(ino, meta.LeaseAttr, at, replyAttr)
 		target, err := ms.Readlink(ctx, cr, ino)
 		h.e.str(target)
 		return err
@@ -198,7 +256,13 @@ func (h *handler) do(ctx context.Context, o op) error {
 		if err := h.read(); err != nil {
 			return err
 		}
+		at := h.flags()
+		h.lease(ino, meta.LeaseAttr, at, replyAttr)
 		value, err := ms.GetXattr(ctx, cr, ino, name)
+		if err == syscall.ENODATA {
+			h.e.b[at] |= replyMissing
+			return nil
+		}
 		h.e.bytes(value)
 		return err
 	case opSetXattr:
@@ -274,6 +338,8 @@ func (h *handler) doData(ctx context.Context, o op) error {
 		if err := h.read(); err != nil {
 			return err
 		}
+		at := h.flags()
+		h.lease(ino, meta.LeaseData, at, replyData)
 		data, ok, err := ms.Inline(ctx, ino)
 		if h.e.bool(ok); ok {
 			h.e.bytes(data)
@@ -284,6 +350,8 @@ func (h *handler) doData(ctx context.Context, o op) error {
 		if err := h.read(); err != nil {
 			return err
 		}
+		at := h.flags()
+		h.lease(ino, meta.LeaseData, at, replyData)
 		list, err := ms.Extents(ctx, ino, index, nil)
 		h.e.extents(list)
 		return err
@@ -388,22 +456,75 @@ func (h *handler) readDir(ctx context.Context) error {
 		return err
 	}
 	most = min(max(most, 1), pageEntries)
-	var page encoder
-	count, more := uint64(0), false
-	err := h.ss.ms.ReadDir(ctx, cr, ino, cookie, plus, func(x *vfs.DirEntry) bool {
-		if count == most || len(page.b) > pageBytes {
-			more = true
+	flags := h.flags()
+	h.lease(ino, meta.LeaseNames, flags, replyNames)
+	head := len(h.e.b)
+	h.e.b = append(h.e.b, 0, 0, 0, 0, 0) // more, count
+	count := uint32(0)
+	add := func(x *vfs.DirEntry, l *meta.Lease) bool {
+		if uint64(count) == most || len(h.e.b) > pageBytes {
+			h.e.b[head] = 1
 			return false
 		}
 		count++
 		x.Ino, x.Attr.Ino = h.ss.shown(x.Ino), h.ss.shown(x.Attr.Ino)
-		page.entry(x)
+		at := len(h.e.b)
+		h.e.entry(x)
+		if l != nil && x.HasAttr {
+			h.tell(*l, at, entryLeased)
+		}
 		return true
-	})
-	h.e.bool(more)
-	h.e.uint(count)
-	h.e.b = append(h.e.b, page.b...)
+	}
+	var err error
+	if plus && h.ss.leasing {
+		err = h.ss.ms.ReadDirLeased(ctx, ino, cookie, add)
+	} else {
+		err = h.ss.ms.ReadDir(ctx, cr, ino, cookie, plus, func(x *vfs.DirEntry) bool { return add(x, nil) })
+	}
+	binary.LittleEndian.PutUint32(h.e.b[head+1:], count)
 	return err
+}
+
+func (h *handler) lookup(ctx context.Context, cr *vfs.Caller, parent vfs.Ino, name string) error {
+	ms := h.ss.ms
+	at := h.flags()
+	var a vfs.Attr
+	if name == ".." && h.ss.confined() {
+		err := h.above(ctx, cr, parent, &a)
+		h.attr(&a)
+		return err
+	}
+	if name != ".." {
+		h.lease(parent, meta.LeaseNames, at, replyNames)
+	}
+	for {
+		err := ms.Lookup(ctx, cr, parent, name, &a)
+		if err == syscall.ENOENT && name != ".." {
+			h.e.b[at] |= replyMissing
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if !h.ss.leasing {
+			break
+		}
+		// The attributes must not be older than their lease.
+		l, ok := ms.Lease(a.Ino, meta.LeaseAttr)
+		err = ms.GetAttr(ctx, cr, a.Ino, &a)
+		if errors.Is(err, syscall.ESTALE) {
+			continue // the name means something else by now
+		}
+		if err != nil {
+			return err
+		}
+		if ok {
+			h.tell(l, at, replyAttr)
+		}
+		break
+	}
+	h.attr(&a)
+	return nil
 }
 
 var errNoCommands = vfs.WithErrno(syscall.EACCES, errors.New("the token does not allow to administer the volume"))

@@ -37,6 +37,7 @@ type Hello struct {
 	ReadOnly bool
 	Info     meta.SessionInfo
 
+	cache                  bool // the client wants leases
 	minVersion, maxVersion uint64
 	session                uint64 // to be resumed; 0: a new one
 	secret                 []byte
@@ -50,6 +51,7 @@ func (h *Hello) encode(e *encoder) {
 	e.str(h.Volume)
 	e.str(h.At)
 	e.bool(h.ReadOnly)
+	e.bool(h.cache)
 	e.uint(h.session)
 	e.bytes(h.secret)
 	e.str(h.Info.Host)
@@ -63,7 +65,7 @@ func (h *Hello) decode(body []byte) error {
 		return errors.New("the peer does not speak the metadata protocol")
 	}
 	d := decoder{b: body[len(helloMagic):]}
-	*h = Hello{minVersion: d.uint(), maxVersion: d.uint(), Token: d.str(4 << 10), Volume: d.str(256), At: d.str(256), ReadOnly: d.bool(),
+	*h = Hello{minVersion: d.uint(), maxVersion: d.uint(), Token: d.str(4 << 10), Volume: d.str(256), At: d.str(256), ReadOnly: d.bool(), cache: d.bool(),
 		session: d.uint(), secret: append([]byte(nil), d.bytes(secretSize)...),
 		Info: meta.SessionInfo{Host: d.str(256), PID: int(d.u32()), Mountpoint: d.str(4 << 10), Version: d.str(256)}}
 	if d.bad { // bytes left over are of a later version

@@ -72,6 +72,7 @@ func (c *Client) Release(ino vfs.Ino, n int) {
 	}
 	u.mu.Unlock()
 	if last {
+		c.cache.released(ino)
 		c.returnSpace(ino)
 	}
 }

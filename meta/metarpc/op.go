@@ -58,16 +58,18 @@ type traits struct {
 	slot bool
 	// durable: its reply waits until what it did is on stable storage.
 	durable bool
+	// leased: the reply begins with what the client may keep of it.
+	leased bool
 	// change: it changes the volume: a read-only session may not make it.
 	change bool
 }
 
 var ops = [...]traits{
 	opStatFS:       {name: "statfs"},
-	opLookup:       {name: "lookup"},
-	opGetAttr:      {name: "stat"},
+	opLookup:       {name: "lookup", leased: true},
+	opGetAttr:      {name: "stat", leased: true},
 	opSetAttr:      {name: "set attributes", slot: true, durable: true, change: true},
-	opReadlink:     {name: "readlink"},
+	opReadlink:     {name: "readlink", leased: true},
 	opMknod:        {name: "mknod", slot: true, durable: true, change: true},
 	opMkdir:        {name: "mkdir", slot: true, durable: true, change: true},
 	opSymlink:      {name: "symlink", slot: true, durable: true, change: true},
@@ -76,14 +78,14 @@ var ops = [...]traits{
 	opUnlink:       {name: "unlink", slot: true, durable: true, change: true},
 	opRmdir:        {name: "rmdir", slot: true, durable: true, change: true},
 	opRename:       {name: "rename", slot: true, durable: true, change: true},
-	opReadDir:      {name: "read directory"},
-	opGetXattr:     {name: "get xattr"},
+	opReadDir:      {name: "read directory", leased: true},
+	opGetXattr:     {name: "get xattr", leased: true},
 	opSetXattr:     {name: "set xattr", slot: true, durable: true, change: true},
 	opListXattr:    {name: "list xattrs"},
 	opRemoveXattr:  {name: "remove xattr", slot: true, durable: true, change: true},
 	opTouch:        {name: "touch", slot: true, change: true},
-	opInline:       {name: "read inline content"},
-	opExtents:      {name: "read extents"},
+	opInline:       {name: "read inline content", leased: true},
+	opExtents:      {name: "read extents", leased: true},
 	opAllocBlocks:  {name: "allocate block ids", slot: true, change: true},
 	opCommit:       {name: "commit", slot: true, durable: true, change: true},
 	opReplace:      {name: "replace extents", slot: true, durable: true, change: true},

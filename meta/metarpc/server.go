@@ -171,6 +171,7 @@ func (s *Server) Handle(c net.Conn) bool {
 
 func (s *Server) handle(c net.Conn) {
 	l := newLink(c)
+	defer l.w.tasks.Wait()
 	defer l.close(net.ErrClosed)
 	if err := c.SetReadDeadline(time.Now().Add(helloTime)); err != nil {
 		return
@@ -267,7 +268,15 @@ func (s *Server) begin(ctx context.Context, h *Hello, g *Grant, v *Volume) (*ses
 	if err != nil {
 		return nil, err
 	}
-	ss := newSession(s, v, g, ms)
+	hosted, ok := ms.(hosted)
+	if !ok {
+		return nil, errors.Join(fmt.Errorf("sessions of %T cannot be served", v.Engine), ms.Close())
+	}
+	ss := newSession(s, v, g, hosted)
+	if h.cache {
+		ss.leasing = true
+		ss.ms.ServeLeases(ss.recall, ss.own)
+	}
 	ss.readOnly = g.ReadOnly || h.ReadOnly
 	ss.secret = make([]byte, secretSize)
 	_, _ = rand.Read(ss.secret) // never fails
@@ -306,7 +315,7 @@ func (s *Server) resume(h *Hello, g *Grant) (*session, error) {
 
 // watchOver ends sessions that nothing was heard of for too long.
 func (s *Server) watchOver() {
-	t := time.NewTicker(max(s.cfg.Life/8, time.Millisecond))
+	t := time.NewTicker(max(s.cfg.Lease/16, time.Millisecond))
 	defer t.Stop()
 	for {
 		select {
@@ -315,14 +324,19 @@ func (s *Server) watchOver() {
 			return
 		}
 		now := nanotime()
-		var dead []*session
+		var dead, lapsed []*session
 		s.mu.Lock()
 		for _, ss := range s.sessions {
 			if time.Duration(now-ss.heard.Load()) > s.cfg.Life {
 				dead = append(dead, ss)
+			} else if ss.late(now) {
+				lapsed = append(lapsed, ss)
 			}
 		}
 		s.mu.Unlock()
+		for _, ss := range lapsed {
+			ss.lapse()
+		}
 		for _, ss := range dead {
 			ss.end(vfs.WithErrno(syscall.ESTALE, fmt.Errorf("nothing was heard of the session for %v", s.cfg.Life)))
 		}

@@ -20,8 +20,9 @@ type session struct {
 	srv      *Server
 	vol      *Volume
 	grant    *Grant
-	ms       meta.Session
+	ms       hosted
 	sync     *syncer
+	leasing  bool // the client keeps what it has leased
 	id       uint64
 	secret   []byte
 	readOnly bool
@@ -45,6 +46,20 @@ type session struct {
 	numbers blockgate.Numbers // of blocks, allocated and not committed
 
 	watching func() // ends the feed; with reading held
+
+	leases leaseKeeper
+}
+
+// hosted is what the engine's sessions are for a server.
+type hosted interface {
+	meta.Session
+	ID() uint64
+	ServeLeases(recall func(r meta.Recall, done func()), own func(*meta.OwnChange))
+	Lease(ino vfs.Ino, kinds meta.Leases) (meta.Lease, bool)
+	Holds(l meta.Lease) bool
+	LeaseEpoch() uint64
+	DropLeases()
+	ReadDirLeased(ctx context.Context, ino vfs.Ino, cookie uint64, emit func(*vfs.DirEntry, *meta.Lease) bool) error
 }
 
 // slot has the last call of one of the client's slots.
@@ -57,12 +72,10 @@ type slot struct {
 	temp    vfs.Ino // what the call made without a name: used until the client knows it
 }
 
-func newSession(s *Server, v *Volume, g *Grant, ms meta.Session) *session {
-	ss := &session{srv: s, vol: v, grant: g, ms: ms, over: make(chan struct{}), used: make(map[vfs.Ino]struct{})}
-	if named, ok := ms.(interface{ ID() uint64 }); ok {
-		ss.id = named.ID()
-	}
+func newSession(s *Server, v *Volume, g *Grant, ms hosted) *session {
+	ss := &session{srv: s, vol: v, grant: g, ms: ms, id: ms.ID(), over: make(chan struct{}), used: make(map[vfs.Ino]struct{})}
 	ss.heard.Store(nanotime())
+	ss.leases.until = nanotime() + int64(s.cfg.Lease)
 	return ss
 }
 
@@ -78,6 +91,8 @@ func (ss *session) takeOver(l *link) {
 	}
 	ss.reading.Lock()
 	ss.heard.Store(nanotime())
+	ss.forgetLeases() // the client does the same
+	ss.extend()
 }
 
 // attach begins to send what there is for the client on l.
@@ -139,10 +154,22 @@ func (ss *session) receive(h *handler, kind frameKind, body []byte) error {
 		if len(body) != 8 {
 			return errMalformed
 		}
+		lapsed, ok := ss.extend()
+		if !ok {
+			return nil // its time runs out
+		}
 		b := beginFrame(make([]byte, 0, 16), framePong)
 		b = append(b, body...)
+		b = append(b, lapsed)
 		endFrame(b, 0)
 		h.l.w.add(b)
+	case frameAck:
+		d := decoder{b: body}
+		id := d.uint()
+		if err := d.done(); err != nil {
+			return err
+		}
+		ss.acknowledge(id)
 	case frameUses:
 		d := decoder{b: body}
 		opened, released := d.inos(), d.inos()
@@ -282,7 +309,7 @@ func (ss *session) push(frames []byte) {
 	ss.mu.Lock()
 	l := ss.link
 	ss.mu.Unlock()
-	if l != nil && !l.w.push(frames) {
+	if l != nil && !l.w.post(frames) {
 		l.close(errors.New("the client does not take what it is sent"))
 	}
 }
@@ -308,6 +335,7 @@ func (ss *session) end(why error) {
 	delete(ss.srv.named, ss.blockName())
 	ss.srv.mu.Unlock()
 	ss.running.Wait()
+	ss.forgetLeases()
 	if err := ss.ms.Close(); err != nil {
 		ss.srv.log.Error("a session could not be ended", "session", ss.id, "err", err)
 	}
@@ -316,7 +344,7 @@ func (ss *session) end(why error) {
 		e := encoder{b: beginFrame(nil, frameEnd)}
 		e.error(why)
 		endFrame(e.b, 0)
-		l.w.push(e.b)
+		_ = l.w.write(e.b) // it may be gone
 		l.close(why)
 	}
 }
@@ -340,7 +368,7 @@ func (ss *session) leave() {
 	if l != nil {
 		b := beginFrame(make([]byte, 0, 8), frameLeave)
 		endFrame(b, 0)
-		l.w.push(b)
+		_ = l.w.write(b) // it may be gone
 		l.close(errServerCloses)
 	}
 }
@@ -473,7 +501,7 @@ func (ss *session) complete(h *handler, sl *slot) {
 		l = nil
 	}
 	ss.mu.Unlock()
-	if l != nil && !l.w.push(frame) {
+	if l != nil && !l.w.post(frame) {
 		l.close(errors.New("the client does not take its replies"))
 	}
 	ss.running.Done()
