@@ -49,17 +49,18 @@ type cacheShard struct {
 
 // cached is what is known of an inode.
 type cached struct {
-	leases   meta.Leases // that the server has given
-	attrs    bool        // attr is known
-	used     bool        // since the hand passed
-	refused  bool        // a reply came without a lease; see meta.LeasedSession
-	voiding  bool        // OnRecall's function is being told so
-	targeted bool        // target is known
-	attr     vfs.Attr
-	target   string
-	xattrs   map[string][]byte // nil values: there is none
-	data     *cachedData
-	dir      *cachedDir
+	leases meta.Leases // that the server has given
+	attrs  bool        // attr is known
+	used   bool        // since the hand passed
+	// refused: what replies without a lease have told; voiding: what OnRecall's function
+	// is being told not to know. See meta.LeasedSession.
+	refused, voiding meta.Leases
+	targeted         bool // target is known
+	attr             vfs.Attr
+	target           string
+	xattrs           map[string][]byte // nil values: there is none
+	data             *cachedData
+	dir              *cachedDir
 }
 
 type cachedData struct {
@@ -129,7 +130,7 @@ func (s *cacheShard) evict() {
 			continue
 		}
 		// What Leased must say no to is forgotten only if there is nothing else.
-		if x.used && tries < len(s.m) || (x.refused || x.voiding) && tries < 2*len(s.m) {
+		if x.used && tries < len(s.m) || x.refused|x.voiding != 0 && tries < 2*len(s.m) {
 			x.used = false
 			s.hand = append(s.hand, ino)
 			continue
@@ -401,20 +402,22 @@ func (c *leaseCache) update(ino vfs.Ino, kind meta.Leases, leased bool, fn func(
 	s := c.shard(ino)
 	s.mu.Lock()
 	if !leased {
-		s.entry(c, ino).refused = true
+		s.entry(c, ino).refused |= kind
 		s.mu.Unlock()
 		return
 	}
 	x := s.entry(c, ino)
 	x.leases |= kind
 	fn(s, x)
-	void := x.refused && !x.voiding
-	if void {
-		x.refused, x.voiding = false, true
+	void := meta.Leases(0)
+	if x.voiding == 0 {
+		void = x.refused & kind
+		x.refused &^= void
+		x.voiding = void
 	}
 	s.mu.Unlock()
-	if void {
-		c.void(ino)
+	if void != 0 {
+		c.void(ino, void)
 	}
 }
 
@@ -424,12 +427,12 @@ func (c *leaseCache) putAttr(a *vfs.Attr, leased bool) {
 
 // void tells OnRecall's function that nothing is known of an inode, before Leased says
 // that something is: a reply that had no lease may be on its way to a caller.
-func (c *leaseCache) void(ino vfs.Ino) {
-	c.tell(meta.Recall{Kind: meta.LeaseAttr | meta.LeaseNames | meta.LeaseData, Ino: ino, Len: -1}, func() {
+func (c *leaseCache) void(ino vfs.Ino, kinds meta.Leases) {
+	c.tell(meta.Recall{Kind: kinds, Ino: ino, Len: -1}, func() {
 		s := c.shard(ino)
 		s.mu.Lock()
 		if x := s.m[ino]; x != nil {
-			x.voiding = false
+			x.voiding = 0
 		}
 		s.mu.Unlock()
 	})
@@ -663,10 +666,10 @@ func (c *Client) Leased(ino vfs.Ino) meta.Leases {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	x := s.m[ino]
-	if x == nil || x.refused || x.voiding {
+	if x == nil {
 		return 0
 	}
-	return x.leases
+	return x.leases &^ (x.refused | x.voiding)
 }
 
 // OnRecall implements meta.LeasedSession.
