@@ -21,6 +21,8 @@ type handler struct {
 	e      encoder
 	failed error // the call's error, which the reply tells
 	denied error // of an inode that the session does not see
+	// borrowed: it sees one only as long as it has it in use, so that it gets no lease.
+	borrowed bool
 	caller vfs.Caller
 
 	// Leases that the reply speaks of: they are looked at again when it is sent.
@@ -48,7 +50,7 @@ func (h *handler) flags() (at int) {
 // lease asks for a lease, before what it is about is read, which the reply tells with
 // a bit.
 func (h *handler) lease(ino vfs.Ino, kind meta.Leases, at int, bit uint8) {
-	if !h.ss.leasing {
+	if !h.ss.leasing || h.borrowed {
 		return
 	}
 	if l, ok := h.ss.ms.Lease(ino, kind); ok {
@@ -112,7 +114,7 @@ func (h *handler) cr() *vfs.Caller {
 // of the call are in the reply.
 func (h *handler) run(ctx context.Context, o op, args []byte) error {
 	h.d = decoder{b: args}
-	h.failed, h.denied = nil, nil
+	h.failed, h.denied, h.borrowed = nil, nil, false
 	h.leases = h.leases[:0]
 	from := len(h.e.b)
 	h.e.u8(statusOK)

@@ -74,7 +74,11 @@ func (h *handler) inScope(ino vfs.Ino) vfs.Ino {
 		return ino
 	}
 	ino = h.ss.real(ino)
-	sees, err := h.ss.sees(context.Background(), ino)
+	sees, err := h.ss.vol.Engine.Below(context.Background(), ino, h.ss.grant.Root)
+	if err == nil && !sees {
+		h.borrowed = true
+		sees, err = h.ss.sees(context.Background(), ino)
+	}
 	if err == nil && !sees {
 		err = syscall.ESTALE
 	}
