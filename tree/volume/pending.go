@@ -30,9 +30,10 @@ const (
 	settleAtClose = 30 * time.Second
 )
 
-// pendable tells whether a flush may keep its packs in the metadata.
+// pendable tells whether a flush may keep its packs in the metadata: not where
+// others read the store themselves.
 func (fs *FS) pendable(packs []pack) bool {
-	if fs.cfg.Pending == nil || fs.pendingOff.Load() > 0 || fs.blocks.Staged() {
+	if fs.cfg.Pending == nil || fs.shared || fs.pendingOff.Load() > 0 || fs.blocks.Staged() {
 		return false
 	}
 	var bytes int64

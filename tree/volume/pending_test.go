@@ -242,3 +242,36 @@ func TestSettleFails(t *testing.T) {
 		t.Error("nothing is pending after the hold")
 	}
 }
+
+// TestSharedSettles: a tree of a shared volume moves what it finds, and keeps
+// nothing in the metadata itself.
+func TestSharedSettles(t *testing.T) {
+	w := newWorld(t, nil, never)
+	f, _ := w.create("f")
+	want := random(rand.New(rand.NewPCG(9, 9)), 30<<10)
+	mustWrite(t, f, want, 0)
+	w.sync(f)
+	shared := &world{t: t, db: copyOf(t, w.db), store: w.store, tune: func(c *Config) {
+		never(c)
+		c.Exclusive = false
+	}}
+	shared.open()
+	if shared.pending() != 1 {
+		t.Fatalf("%d blocks are pending", shared.pending())
+	}
+	if err := shared.fs.Settle(bg); err != nil {
+		t.Fatal(err)
+	}
+	g, ino := shared.create("g")
+	mustWrite(t, g, want, 0)
+	shared.sync(g)
+	if shared.pending() != 0 || !bytes.Equal(shared.read(ino), want) || !bytes.Equal(shared.read(shared.lookup("f").Ino), want) {
+		t.Errorf("%d blocks are pending, or other bytes are read", shared.pending())
+	}
+	g.Close()
+	f.Close()
+	shared.close()
+	if err := shared.db.Close(); err != nil {
+		t.Error(err)
+	}
+}

@@ -247,7 +247,8 @@ func (v *served) openTree(ctx context.Context, log *slog.Logger) error {
 		return fmt.Errorf("UUID %q is not well formed", f.UUID)
 	}
 	v.blocks, err = block.New(ctx, block.Config{
-		Store: v.objects, Volume: [16]byte(id), Compression: compression, Budget: budget, Buffers: buffers, Memory: memory, Logger: log,
+		Store: v.objects, Volume: [16]byte(id), Compression: compression, Budget: budget, Buffers: buffers, Memory: memory,
+		Pending: v.engine, Logger: log,
 	})
 	if err != nil {
 		return err
@@ -257,12 +258,13 @@ func (v *served) openTree(ctx context.Context, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	v.tree, err = volume.New(volume.Config{Session: session, Blocks: v.blocks, Budget: budget, Maintainer: v.engine, Logger: log})
+	v.tree, err = volume.New(volume.Config{Session: session, Blocks: v.blocks, Budget: budget, Maintainer: v.engine, Pending: v.engine, Logger: log})
 	if err != nil {
 		return errors.Join(err, session.Close())
 	}
 	v.close = append(v.close, v.tree.Close)
-	return nil
+	// Clients read the store themselves: what a mount left in the metadata goes there first.
+	return v.tree.Settle(ctx)
 }
 
 // root finds the directory that a token is limited to; 0 for the whole volume.
