@@ -347,7 +347,12 @@ func makeBucket(ctx context.Context, endpoint, bucket string, creds testserver.C
 // each runs a test with every kind of store.
 func each(t *testing.T, do func(t *testing.T, b backend, objects object.Store)) {
 	for _, b := range backends {
-		t.Run(b.name, func(t *testing.T) { do(t, b, b.open(t)) })
+		t.Run(b.name, func(t *testing.T) {
+			if b.name == "minio" && testing.Short() {
+				t.Skip("it takes long to start")
+			}
+			do(t, b, b.open(t))
+		})
 	}
 }
 
