@@ -256,6 +256,22 @@ func TestMessages(t *testing.T) {
 	}
 }
 
+// TestTooManyWaiters: there is an end to locks that are waited for.
+func TestTooManyWaiters(t *testing.T) {
+	c, kernel := fakeConn(t, &echo{})
+	c.waiters.Store(maxWaiters)
+	if errno := checkReply(t, opSetlkw, deliver(t, c, kernel, message(opSetlkw, make([]byte, 48)))); errno != syscall.ENOLCK {
+		t.Error(errno)
+	}
+	c.waiters.Store(maxWaiters - 1)
+	if errno := checkReply(t, opSetlkw, deliver(t, c, kernel, message(opSetlkw, make([]byte, 48)))); errno != 0 {
+		t.Error(errno)
+	}
+	if n := c.waiters.Load(); n != maxWaiters-1 {
+		t.Errorf("%d wait", n)
+	}
+}
+
 // TestExtensions: what a newer kernel appends is no part of the body.
 func TestExtensions(t *testing.T) {
 	e := &echo{}

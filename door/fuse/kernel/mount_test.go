@@ -159,6 +159,9 @@ func TestBlockedHandlers(t *testing.T) {
 	release := make(chan struct{})
 	o := &oneFile{data: []byte("hello"), onRead: func(*Request) syscall.Errno { <-release; return 0 }}
 	c, mnt := serve(t, o, Config{})
+	if c.isSlow(opRead) {
+		t.Error("reads are slow before the first one")
+	}
 	fd, err := unix.Open(filepath.Join(mnt, "f"), unix.O_RDONLY|unix.O_DIRECT, 0)
 	if err != nil {
 		t.Fatal(err)
@@ -176,6 +179,9 @@ func TestBlockedHandlers(t *testing.T) {
 		}()
 	}
 	wait(t, "reads arrive", func() bool { return o.reads.Load() == blocked })
+	if !c.isSlow(opRead) {
+		t.Error("it has learnt nothing")
+	}
 	before := o.stats.Load()
 	var st unix.Stat_t
 	for range 100 {
@@ -194,6 +200,61 @@ func TestBlockedHandlers(t *testing.T) {
 	}
 	unix.Close(fd)
 	wait(t, "readers end", func() bool { return c.readers.Load() <= c.target.Load() })
+}
+
+// waitLocks makes SETLKW wait.
+type waitLocks struct {
+	oneFile
+	release chan struct{}
+	locks   atomic.Int64
+}
+
+func (w *waitLocks) SetLkw(q *Request, in *LkIn) syscall.Errno {
+	w.locks.Add(1)
+	defer w.locks.Add(-1)
+	select {
+	case <-w.release:
+		return 0
+	case <-q.Interrupted():
+		return syscall.EINTR
+	}
+}
+
+func (w *waitLocks) SetLk(q *Request, in *LkIn) syscall.Errno { return 0 }
+
+// TestWaitingLocks: who waits for a lock takes no reader, however many there are.
+func TestWaitingLocks(t *testing.T) {
+	w := &waitLocks{release: make(chan struct{})}
+	c, mnt := serve(t, w, Config{Features: FlockLocks | PosixLocks, MaxMemory: 4 * minPayload})
+	fd, err := unix.Open(filepath.Join(mnt, "f"), unix.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const waiters = 100
+	errs := make(chan error, waiters)
+	for range waiters {
+		go func() { errs <- unix.Flock(fd, unix.LOCK_EX) }()
+	}
+	wait(t, "all wait", func() bool { return w.locks.Load() == waiters })
+	if n := c.Reading(); n > 4 {
+		t.Errorf("%d readers", n)
+	}
+	// A caller that is killed waits no more.
+	killed := exec.Command("flock", filepath.Join(mnt, "f"), "true")
+	if err := killed.Start(); err != nil {
+		t.Skip(err)
+	}
+	wait(t, "another waits", func() bool { return w.locks.Load() == waiters+1 })
+	killed.Process.Kill()
+	killed.Wait()
+	wait(t, "it is gone", func() bool { return w.locks.Load() == waiters })
+	close(w.release)
+	for range waiters {
+		if err := <-errs; err != nil {
+			t.Error(err)
+		}
+	}
+	unix.Close(fd)
 }
 
 // TestMemoryBound: no more messages than there are buffers are in progress, and the

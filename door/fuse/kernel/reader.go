@@ -127,6 +127,7 @@ func (c *Conn) handle(q *Request, msg []byte, alone bool) {
 // answer calls the handler and replies.
 func (c *Conn) answer(q *Request) {
 	q.Start, q.Took = c.now(), 0
+	q.progress.store(q.Opcode, q.Start)
 	q.begin()
 	q.from = replyHeaderSize
 	size, errno := c.call(q)

@@ -30,9 +30,10 @@ type Request struct {
 
 	// state is the number of the message in progress; that with bit 0 set, which no
 	// message has, after an interrupt; 0 when there is none.
-	state  atomic.Uint64
-	mu     sync.Mutex // held to interrupt, and to get over that
-	cancel chan struct{}
+	state    atomic.Uint64
+	mu       sync.Mutex // held to interrupt, and to get over that
+	progress progress
+	cancel   chan struct{}
 }
 
 const (

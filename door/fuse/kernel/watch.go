@@ -22,8 +22,8 @@ import (
 //   - when its handler takes long, since it waits for a disk or a network: then
 //     nobody would read. What kinds of messages do so is learnt (learn): before such
 //     a one is handled, another reader is started. What comes as a surprise is found by
-//     the watch, which looks every millisecond whether nobody rests while messages
-//     wait.
+//     the watch, which looks every millisecond whether messages wait and nobody reads
+//     them.
 //   - when several programs ask at once and there are processors to answer them in
 //     parallel: the watch finds messages waiting again and again, and lets more
 //     readers rest, up to one for each processor, until it finds none any more.
@@ -93,15 +93,20 @@ func (c *Conn) watch() {
 	calm, idle := 0, 0
 	for !c.dead.Load() {
 		time.Sleep(watchTick)
-		if c.resting.Load() == 0 && c.waiting() {
+		active := c.active.Swap(false)
+		resting := c.resting.Load()
+		// Either nobody reads, or who was woken has not got a processor for a tick.
+		stuck := resting == 0 || !active && resting < limit
+		if stuck && c.waiting() {
 			c.target.Store(min(c.target.Load()+1, limit))
 			c.grow()
+			c.learnEarly()
 			calm = 0
 		} else if calm++; calm >= watchCalm {
 			c.target.Store(max(c.target.Load()-1, 1))
 			calm = 0
 		}
-		if c.active.Swap(false) {
+		if active {
 			idle = 0
 			continue
 		}
@@ -115,6 +120,31 @@ func (c *Conn) watch() {
 		c.stopped.Store(false)
 		idle = 0
 	}
+}
+
+// learnEarly learns from what is still in progress, so that a hundred reads that all
+// wait for a network are begun at once and not one each tick.
+func (c *Conn) learnEarly() {
+	before := c.now() - slowAfter
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for q := range c.requests {
+		if op, start := q.progress.load(); q.state.Load() != 0 && op < opCount && start < before {
+			c.slow[op].Store(slowFor)
+		}
+	}
+}
+
+// progress is an operation and when it began, readable by others.
+type progress struct{ v atomic.Uint64 }
+
+func (p *progress) store(op Opcode, start time.Duration) {
+	p.v.Store(uint64(start.Microseconds())<<8 | uint64(op)&0xff)
+}
+
+func (p *progress) load() (op Opcode, start time.Duration) {
+	v := p.v.Load()
+	return Opcode(v & 0xff), time.Duration(v>>8) * time.Microsecond
 }
 
 // waiting tells whether read(2) would return: the kernel has a message that nobody has
