@@ -2,7 +2,7 @@
 // as S3 and its relatives keep them.
 //
 // A driver lives in a folder named by how it keeps objects: object/file,
-// object/mem, object/s3, later object/azure and object/gcs. Every driver passes
+// object/mem, object/s3, object/azure, object/gcs. Every driver passes
 // the suite in object/objecttest. Behaviour that any store may want (retrying,
 // rate limits, metrics, injected faults) is a wrapper over the contract, in a
 // folder of its own, so that wrappers and drivers compose.

@@ -6,7 +6,7 @@
 # Prints the directory on standard output, everything else on standard error.
 #
 #   scripts/install-tools.sh            all servers
-#   scripts/install-tools.sh versitygw  only those named
+#   scripts/install-tools.sh versitygw  only those named (versitygw, azurite-blob, fake-gcs-server)
 #   scripts/install-tools.sh minio      another S3 server, not among "all": heavy to build
 set -eu
 

@@ -35,6 +35,7 @@ func TestAzurite(t *testing.T) {
 		{"Store", testStore},
 		{"Lake", testLake},
 		{"Directories", testDirectories},
+		{"Kind", testKind},
 		{"RenameDir", testRenameDir},
 		{"Access", testAccess},
 		{"Signature", testSignature},

@@ -8,6 +8,7 @@ import (
 	"fmt"
 
 	"github.com/massif-fs/massif/object"
+	"github.com/massif-fs/massif/object/watchdog"
 )
 
 // Check finds out whether the container is there and can be used, so that whoever
@@ -48,4 +49,31 @@ func asCheck(err error) error {
 		return &object.Error{Op: "check", Err: oe.Err}
 	}
 	return err
+}
+
+// Hierarchical asks the service whether the account of cfg has a hierarchical
+// namespace. Credentials that may not ask that give ErrAccess.
+func Hierarchical(ctx context.Context, cfg Config) (bool, error) {
+	cfg.Hierarchical = false
+	s, err := open(cfg)
+	if err != nil {
+		return false, &object.Error{Op: "open", Err: err}
+	}
+	defer s.Close()
+	return s.hierarchical(ctx)
+}
+
+func (s *Store) hierarchical(ctx context.Context) (bool, error) {
+	const op = "account information"
+	c, err := s.container()
+	if err != nil {
+		return false, &object.Error{Op: op, Err: err}
+	}
+	w := watchdog.Watch(ctx, s.cfg.StallTimeout)
+	defer w.End()
+	out, err := c.GetAccountInfo(w.Context(), nil)
+	if err != nil {
+		return false, s.fail(op, "", w, err)
+	}
+	return out.IsHierarchicalNamespaceEnabled != nil && *out.IsHierarchicalNamespaceEnabled, nil
 }

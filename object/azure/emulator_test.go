@@ -105,6 +105,8 @@ func (e *emulator) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	path = strings.TrimPrefix(path, "/")
 	q := r.URL.Query()
 	switch {
+	case q.Get("restype") == "account":
+		w.Header().Set("x-ms-is-hns-enabled", "true")
 	case q.Get("resource") == "filesystem" && r.Method == http.MethodGet:
 		e.list(w, r, q)
 	case q.Get("resource") == "directory" && r.Method == http.MethodPut:

@@ -213,11 +213,19 @@ func isIdentity(err error) bool {
 	return errors.As(err, &unavailable) && strings.Contains(err.Error(), "Credential") && !errors.As(err, &re)
 }
 
-var aadsts = regexp.MustCompile(`AADSTS\d+: [^.\r\n"]*`)
+var (
+	aadsts = regexp.MustCompile(`AADSTS\d+: [^.\r\n"]*`)
+	// dialed is what the net package says of a connection that was not made; the
+	// library for logins passes it on as text.
+	dialed = regexp.MustCompile(`dial (tcp|udp)[^\r\n"]*`)
+)
 
 // explainIdentity is for tokens that were not given.
 func (s *Store) explainIdentity(err error) error {
 	text := err.Error()
+	if what := dialed.FindString(text); what != "" {
+		return &wire.Failure{Kind: object.ErrUnavailable, Text: fmt.Sprintf("%s: whoever gives out tokens cannot be reached: %s", s.where, what), Cause: errors.New(what)}
+	}
 	why := aadsts.FindString(text)
 	if why == "" {
 		why = firstLine(text)

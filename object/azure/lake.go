@@ -13,6 +13,7 @@ import (
 	"syscall"
 
 	"github.com/massif-fs/massif/object"
+	"github.com/massif-fs/massif/object/wire"
 )
 
 // Lake is a Store over an account with a hierarchical namespace.
@@ -28,8 +29,15 @@ var (
 // their last file is deleted.
 const madeOnPurpose = "massif_directory"
 
-// Check is that of Store, with listings and deletions of the tree.
-func (l *Lake) Check(ctx context.Context, write bool) error { return check(ctx, l, write) }
+// Check is that of Store, with listings and deletions of the tree. It refuses an
+// account that says it is flat; what may not be asked is not held against it.
+func (l *Lake) Check(ctx context.Context, write bool) error {
+	if is, err := l.hierarchical(ctx); err == nil && !is {
+		m := meanings["HierarchicalNamespaceNotEnabled"]
+		return &object.Error{Op: "check", Err: &wire.Failure{Kind: m.Kind, Text: l.where + ": " + m.Text, Cause: errors.New("flat")}}
+	}
+	return check(ctx, l, write)
+}
 
 // path is the place of a file or directory in the container.
 func (l *Lake) path(key string) string { return strings.Trim(l.cfg.Prefix+key, "/") }

@@ -139,6 +139,25 @@ func testDirectories(t *testing.T) {
 	}
 }
 
+// testKind: a hierarchical account is told from a flat one.
+func testKind(t *testing.T) {
+	lake, flat := lakeConfig(t), serverConfig(t)
+	for _, c := range []struct {
+		cfg  Config
+		want bool
+	}{{lake, true}, {flat, false}} {
+		if is, err := Hierarchical(t.Context(), c.cfg); err != nil || is != c.want {
+			t.Errorf("%s: hierarchical %v, %v", c.cfg.Endpoint, is, err)
+		}
+	}
+	if err := openStore(t, lake).(*Lake).Check(t.Context(), true); err != nil {
+		t.Error(err)
+	}
+	flat.Hierarchical = true
+	err := openStore(t, flat).(*Lake).Check(t.Context(), true)
+	wantKind(t, "adls over a flat account", err, object.ErrUnsupported, "write az://")
+}
+
 func testRenameDir(t *testing.T) {
 	ctx := t.Context()
 	s := openStore(t, lakeConfig(t)).(*Lake)
