@@ -86,37 +86,43 @@ func TestNamesLinearizable(t *testing.T) {
 			rounds = 3
 		}
 		for round := range rounds {
-			sub := fmt.Sprint("round", round)
-			check(t, os.Mkdir(filepath.Join(dirs[0], sub), 0o755))
-			history := record(len(dirs), ops, uint64(round), func(client int, rnd *rand.Rand) (any, func() any) {
-				op := nameOp{kind: []string{"create", "remove", "rename", "stat", "stat", "stat"}[rnd.IntN(6)], name: rnd.IntN(linearNames), to: rnd.IntN(linearNames)}
-				path := func(n int) string { return filepath.Join(dirs[client], sub, fmt.Sprint("n", n)) }
-				return op, func() any {
-					var st unix.Stat_t
-					var err error
-					switch op.kind {
-					case "create":
-						var fd int
-						if fd, err = unix.Open(path(op.name), unix.O_CREAT|unix.O_EXCL|unix.O_RDWR|unix.O_CLOEXEC, 0o644); err == nil {
-							err = errors.Join(unix.Fstat(fd, &st), unix.Close(fd))
-						}
-					case "remove":
-						err = unix.Unlink(path(op.name))
-					case "rename":
-						err = rename(path(op.name), path(op.to))
-					default:
-						err = unix.Stat(path(op.name), &st)
-					}
-					var errno syscall.Errno
-					if err != nil && !errors.As(err, &errno) {
-						errno = syscall.EIO
-					}
-					return nameResult{errno, st.Ino}
-				}
-			})
-			linearizable(t, namesModel, history)
+			namesLinearizable(t, dirs, round, ops)
 		}
 	})
+}
+
+// namesLinearizable does one round in a directory of its own.
+func namesLinearizable(t *testing.T, dirs []string, round, ops int) {
+	t.Helper()
+	sub := fmt.Sprint("round", round)
+	check(t, os.Mkdir(filepath.Join(dirs[0], sub), 0o755))
+	history := record(len(dirs), ops, uint64(round), func(client int, rnd *rand.Rand) (any, func() any) {
+		op := nameOp{kind: []string{"create", "remove", "rename", "stat", "stat", "stat"}[rnd.IntN(6)], name: rnd.IntN(linearNames), to: rnd.IntN(linearNames)}
+		path := func(n int) string { return filepath.Join(dirs[client], sub, fmt.Sprint("n", n)) }
+		return op, func() any {
+			var st unix.Stat_t
+			var err error
+			switch op.kind {
+			case "create":
+				var fd int
+				if fd, err = unix.Open(path(op.name), unix.O_CREAT|unix.O_EXCL|unix.O_RDWR|unix.O_CLOEXEC, 0o644); err == nil {
+					err = errors.Join(unix.Fstat(fd, &st), unix.Close(fd))
+				}
+			case "remove":
+				err = unix.Unlink(path(op.name))
+			case "rename":
+				err = rename(path(op.name), path(op.to))
+			default:
+				err = unix.Stat(path(op.name), &st)
+			}
+			var errno syscall.Errno
+			if err != nil && !errors.As(err, &errno) {
+				errno = syscall.EIO
+			}
+			return nameResult{errno, st.Ino}
+		}
+	})
+	linearizable(t, namesModel, history)
 }
 
 // record lets clients do ops random operations each, and tells when each began and
