@@ -55,9 +55,9 @@ type door struct {
 	recalling pageRecalls
 	locked    lockTable
 
-	conn    *kernel.Conn
-	notify  notifier
-	pruner  pruner
+	conn   *kernel.Conn
+	notify notifier
+	pruner pruner
 
 	inflight    atomic.Int64
 	waiters     sync.WaitGroup // of requests that may be interrupted

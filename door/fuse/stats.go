@@ -34,6 +34,9 @@ type Stats struct {
 	ACL            bool   `json:"acl"`
 	ReadOnly       bool   `json:"read_only"`
 	KernelMinor    uint32 `json:"kernel_minor"` // of the kernel's protocol 7.x
+	// Features are those agreed on with the kernel, by the names of package kernel.
+	Features []string `json:"features"`
+	Readers  int      `json:"readers"` // goroutines that read from the kernel
 
 	InFlight  int64         `json:"in_flight"`  // requests
 	Idle      time.Duration `json:"idle_ns"`    // since the last request
@@ -66,6 +69,7 @@ func (s *Server) Stats() Stats {
 		Mountpoint: s.mountpoint,
 		Stateless:  d.stateless, WritebackCache: d.writeback, Passthrough: d.passthrough, ACL: d.acl,
 		ReadOnly: d.readOnly, KernelMinor: d.kernelMinor,
+		Features: d.conn.Init().Features.Names(), Readers: d.conn.Reading(),
 		InFlight: d.inflight.Load(), Idle: d.now() - time.Duration(d.lastRequest.Load()),
 		Nodes: int(d.nodes.total.Load()), Handles: d.handles.count(), OpenFiles: d.nodes.files.Load(), Panics: d.panics.Load(),
 		Invalidations: d.notify.sent.Load(), InvalidationsAll: d.notify.all.Load(),

@@ -333,6 +333,21 @@ func FuzzInit(f *testing.F) {
 	})
 }
 
+// TestFeatureNames: each bit has one name.
+func TestFeatureNames(t *testing.T) {
+	all := (^Features(0)).Names()
+	seen := map[string]bool{}
+	for _, n := range all {
+		if seen[n] {
+			t.Errorf("%s twice", n)
+		}
+		seen[n] = true
+	}
+	if got := (MaxPages | Passthrough).Names(); len(got) != 2 || got[0] != "max-pages" || got[1] != "passthrough" {
+		t.Error(got)
+	}
+}
+
 // TestInit: kernels of different ages.
 func TestInit(t *testing.T) {
 	offer := func(major, minor uint32, f Features, size int) []byte {

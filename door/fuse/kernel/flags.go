@@ -36,6 +36,31 @@ const (
 	RequestTimeout    Features = 1 << 42
 )
 
+var featureNames = []struct {
+	bit  Features
+	name string
+}{
+	{AsyncRead, "async-read"}, {PosixLocks, "posix-locks"}, {AtomicOTrunc, "atomic-o-trunc"},
+	{ExportSupport, "export"}, {BigWrites, "big-writes"}, {DontMask, "dont-mask"}, {FlockLocks, "flock-locks"},
+	{AutoInvalData, "auto-inval-data"}, {ReaddirPlus, "readdirplus"}, {ReaddirPlusAuto, "readdirplus-auto"},
+	{AsyncDIO, "async-dio"}, {WritebackCache, "writeback-cache"}, {NoOpenSupport, "no-open"},
+	{ParallelDirOps, "parallel-dirops"}, {PosixACL, "posix-acl"}, {AbortError, "abort-error"}, {MaxPages, "max-pages"},
+	{CacheSymlinks, "cache-symlinks"}, {NoOpendirSupport, "no-opendir"}, {ExplicitInvalData, "explicit-inval-data"},
+	{HandleKillprivV2, "handle-killpriv-v2"}, {SetXattrExt, "setxattr-ext"}, {HasExpireOnly, "expire-only"},
+	{DirectIOAllowMmap, "direct-io-mmap"}, {Passthrough, "passthrough"}, {HasResend, "resend"},
+	{OverIOUring, "io-uring"}, {RequestTimeout, "request-timeout"},
+}
+
+// Names lists the features that have a name here, in the order of their bits.
+func (f Features) Names() (names []string) {
+	for _, n := range featureNames {
+		if f&n.bit != 0 {
+			names = append(names, n.name)
+		}
+	}
+	return names
+}
+
 // Bits of message bodies.
 const (
 	GetAttrFh = 1 << 0 // of GetAttrIn.Flags and StatxIn.Flags

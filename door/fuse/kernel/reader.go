@@ -229,5 +229,5 @@ func (c *Conn) detach(q *Request, msg []byte) bool {
 	return true
 }
 
-// Reading tells how many goroutines read from the kernel, for tests and statistics.
+// Reading tells how many goroutines read from the kernel and handle what they read.
 func (c *Conn) Reading() int { return int(c.readers.Load()) }
