@@ -339,6 +339,16 @@ func purge(ctx context.Context, dir string, s *adminapi.ServedVolume) error {
 	if err := objects.Delete(ctx, markerKey); err != nil && !errors.Is(err, object.ErrNotFound) {
 		return err
 	}
+	// A store in a directory leaves the driver's own files; the directory is the
+	// volume's, it has its ID as name.
+	if l, err := storeurl.Parse(s.Store.URL); err == nil && l.Scheme == "file" {
+		if err := os.RemoveAll(filepath.Join(l.Path, ".massif")); err != nil {
+			return err
+		}
+		if err := os.Remove(l.Path); err != nil && !errors.Is(err, os.ErrNotExist) && !errors.Is(err, os.ErrExist) {
+			return err
+		}
+	}
 	return os.RemoveAll(filepath.Join(dir, s.Volume.ID))
 }
 
