@@ -180,8 +180,12 @@ func (v *view) reach(stamp uint64, snapshot string) error {
 		return err
 	}
 	since, err := v.since()
-	if err == nil && (since == 0 || stamp < since) {
-		err = vfs.WithErrno(syscall.ENOENT, errPastGone)
+	switch {
+	case err != nil:
+	case since == 0:
+		err = vfs.WithErrno(syscall.ENOENT, fmt.Errorf("%w: it keeps none", errPastGone))
+	case stamp < since:
+		err = vfs.WithErrno(syscall.ENOENT, fmt.Errorf("%w: the earliest time is %s", errPastGone, stampTime(since).Format(time.RFC3339Nano)))
 	}
 	return err
 }

@@ -101,5 +101,5 @@ func TestSharedTokens(t *testing.T) {
 		left, err := filepath.Glob(filepath.Join(s.home, "all/store/*/*"))
 		return err == nil && len(left) == 0 && !strings.Contains(s.run("admin", "list", "volume", "--all").out, "main ")
 	})
-	s.must("umount", "--force", s.mnt)
+	s.must("umount", s.mnt)
 }

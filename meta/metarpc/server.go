@@ -264,20 +264,16 @@ func (s *Server) admit(ctx context.Context, h *Hello) (*session, *welcome, error
 
 // begin makes a new session.
 func (s *Server) begin(ctx context.Context, h *Hello, g *Grant, v *Volume) (*session, error) {
-	ms, err := v.Engine.NewSession(ctx, h.Info)
+	at, ms, err := v.open(ctx, h)
 	if err != nil {
 		return nil, err
 	}
-	hosted, ok := ms.(hosted)
-	if !ok {
-		return nil, errors.Join(fmt.Errorf("sessions of %T cannot be served", v.Engine), ms.Close())
-	}
-	ss := newSession(s, v, g, hosted)
+	ss := newSession(s, at, g, ms)
 	if h.cache {
 		ss.leasing = true
 		ss.ms.ServeLeases(ss.recall, ss.own)
 	}
-	ss.readOnly = g.ReadOnly || h.ReadOnly
+	ss.readOnly = g.ReadOnly || h.ReadOnly || h.At != ""
 	ss.secret = make([]byte, secretSize)
 	_, _ = rand.Read(ss.secret) // never fails
 	s.mu.Lock()
