@@ -132,7 +132,7 @@ func TestFio(t *testing.T) {
 		{"--rw=write", "--bs=1m", "--ioengine=mmap"},
 	} {
 		args := append([]string{"--name=verify", "--directory=" + v.mnt, "--size=" + size, "--verify=crc32c", "--verify_fatal=1",
-			"--do_verify=1", "--randrepeat=1", "--minimal", "--fallocate=none", "--unlink=1"}, job...)
+			"--do_verify=1", "--verify_state_save=0", "--randrepeat=1", "--minimal", "--fallocate=none", "--unlink=1"}, job...)
 		if out, err := (command{}).output(fio, args...); err != nil {
 			t.Fatalf("fio %v: %v\n%.2000s", job, err, out)
 		}
