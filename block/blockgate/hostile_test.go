@@ -727,3 +727,36 @@ func TestSessionEnds(t *testing.T) {
 		t.Errorf("it was stored: %v", err)
 	}
 }
+
+// slowStore takes its time with what it has got.
+type slowStore struct{ object.Store }
+
+func (s slowStore) Put(ctx context.Context, key string, body io.Reader, size int64, opts *object.PutOptions) (object.Info, error) {
+	p, err := io.ReadAll(body)
+	if err != nil {
+		return object.Info{}, err
+	}
+	select {
+	case <-time.After(300 * time.Millisecond):
+	case <-ctx.Done():
+		return object.Info{}, ctx.Err()
+	}
+	return s.Store.Put(ctx, key, bytes.NewReader(p), size, opts)
+}
+
+// TestSlowStore: a client that has sent everything is not to blame for the time that
+// the store takes.
+func TestSlowStore(t *testing.T) {
+	w := newWorld(t, slowStore{inMemory(t)}, func(cfg *Config) { cfg.StallTimeout = 50 * time.Millisecond })
+	s := w.session(true)
+	h := w.hostile(t, s)
+	for range 2 { // on one connection
+		if status := h.put(s.alloc(), content(1, 1000)); !isOK(status) {
+			t.Errorf("put into a slow store: status %d", status)
+		}
+		if g := h.writeGrant(s.alloc(), 10); g.Through == "" {
+			t.Errorf("grant: %q", g.Code)
+		}
+		time.Sleep(100 * time.Millisecond) // longer than a client may stand still
+	}
+}
