@@ -36,6 +36,9 @@ func (t *LocalTree) Validate() error {
 
 // Open implements TreeConfig.
 func (t *LocalTree) Open(_ context.Context, env *Env) (*Opened, error) {
+	if env.Options.RootSquash {
+		return nil, &UsageError{errors.New("option \"root-squash\" is for volumes, not for local directories")}
+	}
 	info, err := os.Stat(t.Path)
 	switch {
 	case errors.Is(err, os.ErrNotExist):

@@ -22,7 +22,9 @@ import (
 	"github.com/massif-fs/massif/object/storeurl"
 	"github.com/massif-fs/massif/seal"
 	"github.com/massif-fs/massif/service/admin/adminapi"
+	"github.com/massif-fs/massif/tree/squash"
 	"github.com/massif-fs/massif/tree/volume"
+	"github.com/massif-fs/massif/vfs"
 )
 
 func init() { RegisterKind("shared", func() TreeConfig { return &SharedTree{} }) }
@@ -225,9 +227,24 @@ func openShared(ctx context.Context, env *Env, f *creds.File, m *adminapi.MountS
 	}
 	session, v.FS = nil, fs
 	return &Opened{
-		FS: fs, Source: sharedSource(f.AdminAddr, name),
+		FS: squashed(fs, env.Options), Source: sharedSource(f.AdminAddr, name),
 		Stats: v.sharedStats(), Drain: v.Blocks.Drain, DropCaches: v.Blocks.DropCaches, Close: v.Close,
 	}, nil
+}
+
+// squashed makes root nobody on a tree, where the options say so.
+func squashed(fs *volume.FS, o *Options) vfs.FS {
+	if !o.RootSquash {
+		return fs
+	}
+	uid, gid := uint32(Nobody), uint32(Nobody)
+	if o.RootSquashUID != nil {
+		uid = *o.RootSquashUID
+	}
+	if o.RootSquashGID != nil {
+		gid = *o.RootSquashGID
+	}
+	return squash.New(fs, uid, gid)
 }
 
 // sharedSource is how "massif mount" names the volume.

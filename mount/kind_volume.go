@@ -41,7 +41,7 @@ func (t *VolumeTree) Open(ctx context.Context, env *Env) (*Opened, error) {
 		return nil, err
 	}
 	return &Opened{
-		FS: v.FS, Source: t.Name, Volume: v,
+		FS: squashed(v.FS, env.Options), Source: t.Name, Volume: v,
 		Stats: v.Stats(), Drain: v.Blocks.Drain, DropCaches: v.Blocks.DropCaches, Close: v.Close,
 	}, nil
 }
