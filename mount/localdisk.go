@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"syscall"
 	"time"
 
 	"github.com/massif-fs/massif/block"
@@ -17,6 +18,9 @@ import (
 
 const (
 	defaultCacheSize = 10 << 30
+	// mostCaches is how many mounts of one volume this machine can have with a disk
+	// cache each.
+	mostCaches = 64
 	// drainPatience is how long opening a volume waits for a journal that an earlier
 	// write-back mount has left to be uploaded.
 	drainPatience = 2 * time.Minute
@@ -40,16 +44,24 @@ func (v *Volume) openDisk(o OpenOptions) error {
 		// One directory may serve several volumes.
 		dir = filepath.Join(o.Options.CacheDir, v.Record.UUID)
 	}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	if err := os.MkdirAll(filepath.Dir(dir), 0o700); err != nil {
 		return err
 	}
+	// Each mount of a shared volume on this machine has a cache of its own: the
+	// first one that nobody uses, so that the next mount finds it full.
 	var err error
-	v.Disk, err = cache.OpenDisk(cache.DiskConfig{Dir: dir, Limit: size, Identity: v.Record.UUID, Logger: o.Log})
-	if err != nil {
-		return err
+	for i, try := 1, dir; i <= mostCaches; i++ {
+		v.Disk, err = cache.OpenDisk(cache.DiskConfig{Dir: try, Limit: size, Identity: v.Record.UUID, Logger: o.Log})
+		if err == nil {
+			v.close = append(v.close, v.Disk.Close)
+			return nil
+		}
+		if !errors.Is(err, syscall.EBUSY) {
+			return err
+		}
+		try = fmt.Sprintf("%s.%d", dir, i)
 	}
-	v.close = append(v.close, v.Disk.Close)
-	return nil
+	return err
 }
 
 // journal returns the configuration of write-back staging, nil for none.

@@ -21,6 +21,13 @@ func TestSharedTokens(t *testing.T) {
 	}
 	s.write("team/a/f", "of the team")
 	s.write("other", "of others")
+	// A second mount of the same user on the same machine, with a cache of its own.
+	second := t.TempDir()
+	s.must("mount", s.addr+"/main", second)
+	if b, err := os.ReadFile(filepath.Join(second, "team/a/f")); err != nil || string(b) != "of the team" {
+		t.Errorf("second mount: %q, %v", b, err)
+	}
+	s.must("umount", second)
 	s.must("umount", s.mnt)
 
 	token, id := s.token("--volume", "main", "--path", "team", "--read-only", "--flags", "noexec", "--expires", "1h")
