@@ -23,9 +23,10 @@
 // reference that the kernel holds, FORGET gives references back. Handles (Fh) are
 // the handler's numbers for open files. Both mean nothing to this package.
 //
-// ENOSYS in a reply means that the handler has not got the operation at all. For
-// most the kernel remembers that and does without from then on, which is used to do without OPEN
-// (NoOpenSupport), FLUSH, ACCESS or extended attributes. Unknown opcodes get it, too.
+// ENOSYS in a reply means that the handler has not got the operation at all. For most
+// the kernel remembers that and does without from then on, which is a way to be spared
+// OPEN (NoOpenSupport), FLUSH, ACCESS or extended attributes. Unknown opcodes get it,
+// too.
 //
 // FORGET, INTERRUPT and NOTIFY_REPLY have no reply. INTERRUPT tells that the caller of
 // another message has got a signal; the answer is still owed (Request.Interrupted).
