@@ -112,13 +112,27 @@ func open(cfg Config) (*Store, error) {
 
 // options are those of every client of the SDK: our transport, one attempt.
 func (s *Store) options() azcore.ClientOptions {
-	return azcore.ClientOptions{
-		Transport:  &http.Client{Transport: s.http, CheckRedirect: wire.NoRedirect},
-		Retry:      policy.RetryOptions{MaxRetries: -1},
-		Telemetry:  policy.TelemetryOptions{ApplicationID: s.cfg.UserAgent},
-		APIVersion: s.cfg.APIVersion,
-		Cloud:      s.cfg.cloud(),
+	o := azcore.ClientOptions{
+		Transport: &http.Client{Transport: s.http, CheckRedirect: wire.NoRedirect},
+		Retry:     policy.RetryOptions{MaxRetries: -1},
+		Telemetry: policy.TelemetryOptions{ApplicationID: s.cfg.UserAgent},
+		Cloud:     s.cfg.cloud(),
 	}
+	if s.cfg.APIVersion != "" {
+		o.PerCallPolicies = append(o.PerCallPolicies, version(s.cfg.APIVersion))
+	}
+	return o
+}
+
+// version makes requests of a version of the protocol, before they are signed; the
+// storage clients know no other way.
+type version string
+
+func (v version) Do(req *policy.Request) (*http.Response, error) {
+	h := req.Raw().Header
+	delete(h, "x-ms-version") // as the clients write it
+	h.Set("x-ms-version", string(v))
+	return req.Next()
 }
 
 // container returns the client of the container with the credentials of now.

@@ -226,7 +226,7 @@ func newAuthority(cfg *Config, options azcore.ClientOptions) (*authority, error)
 		mode = MSI
 	}
 	a := &authority{cred: c}
-	options.APIVersion = ""
+	options.PerCallPolicies = nil // those are for the storage
 	var err error
 	switch mode {
 	case Key:

@@ -54,9 +54,6 @@ func (s *Store) lake(w *watchdog.Dog, r lakeRequest) (*http.Response, error) {
 	}
 	h := req.Raw().Header
 	h.Set("x-ms-version", lakeVersion)
-	if s.cfg.APIVersion != "" {
-		h.Set("x-ms-version", s.cfg.APIVersion)
-	}
 	h.Set("x-ms-date", time.Now().UTC().Format(http.TimeFormat))
 	for name, value := range r.header {
 		h.Set(name, value)
