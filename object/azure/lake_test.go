@@ -18,6 +18,9 @@ func testLake(t *testing.T) {
 	f := factory(lakeConfig(t))
 	f.NoNesting = "in a tree no file is below another"
 	f.Many = 300
+	if testing.Short() { // bodies go as those of a flat account
+		f.Only = []string{"PutGet", "Missing", "Delete", "Copy", "Rename", "List", "ListMany", "ListChanging", "Random", "IfAbsentRace", "ConcurrentKeys", "SecondHandle"}
+	}
 	objecttest.Run(t, f)
 }
 
