@@ -40,6 +40,9 @@ var (
 	root = &vfs.Caller{}
 )
 
+// remoteVar has all tests use a metadata server.
+const remoteVar = "MASSIF_SHARED_REMOTE"
+
 // mountsVar tells a child process where the mounts are.
 const mountsVar = "MASSIF_TEST_SHARED_MOUNTS"
 
@@ -197,6 +200,10 @@ func (c *cluster) mount(cl *client) string {
 func onMounts(t *testing.T, clients int, run func(t *testing.T, dirs []string)) {
 	if list := os.Getenv(mountsVar); list != "" {
 		run(t, strings.Split(list, ":"))
+		return
+	}
+	if os.Getenv(remoteVar) != "" {
+		onRemote(t, clients, direct, peace, run)
 		return
 	}
 	needFUSE(t)
