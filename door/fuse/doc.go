@@ -46,6 +46,36 @@
 // changes behind its back the tree has a feed (vfs.Watchable); the door turns remote
 // changes into the notifications above (notify.go).
 //
+// # Leases
+//
+// Trees that hear of others' changes before these are made (vfs.LeaseFS, in force if
+// Policy.Leased is set) allow more: each reply gives attributes, names, absent names,
+// pages and listings without an end as far as there is a lease, and nothing otherwise
+// (lease.go); a recall is acknowledged when the kernel has dropped what it is about
+// (recall.go). The file is opened past the kernel's pages for appending (FOPEN_DIRECT_IO),
+// as the tree finds where it ends.
+//
+// A reply on its way to the kernel can meet a recall. What decides:
+//
+//   - The recall comes first: recallLog knows, and the reply gets no validity.
+//   - Attributes in replies to LOOKUP, GETATTR, STATX and READDIRPLUS: the kernel took its
+//     attribute version when it asked, and ignores a reply that is older than the last
+//     INVAL_INODE. An inode that it does not know yet has no version: INVAL_INODE says
+//     ENOENT although nodeTable says that the kernel was told, and is repeated until
+//     the reply has arrived. Those of SETATTR and LINK have no version: no validity.
+//   - Names: the kernel holds the directory's lock until it has used the reply, and
+//     INVAL_ENTRY waits for it. Revalidation holds none: but then the name is unhashed.
+//     INC_EPOCH does the same for all, as the kernel took the epoch when it asked; only
+//     for READDIRPLUS it takes it afterwards. Hence INC_EPOCH is used only while a request
+//     that has the lock for itself is under way (lockTable).
+//   - Listings: dropped behind INVAL_ENTRY.
+//   - Pages: locked until the reply to their READ, for which INVAL_INODE with a range
+//     waits (and writes back what a mapping has dirtied). A READ that found no lease is
+//     repeated, unless its own change waits for this door; then the recall drops the
+//     pages once more (pageRecalls).
+//
+// doc/consistency.md has the whole of it, and what remains.
+//
 // # Modes
 //
 // Plain: OPEN and RELEASE for each descriptor, FLUSH for each close of one opened
@@ -90,7 +120,8 @@
 //
 // # Locks and deadlocks
 //
-// Advisory locks stay in the kernel, unless the tree is shared and a vfs.LockFS.
+// Advisory locks stay in the kernel, unless the tree is shared and a vfs.LockFS. Then
+// also files opened for reading only send FLUSH: a close ends the process's locks.
 //
 // While a create, unlink or rename runs, the kernel holds the directory's lock until
 // the reply; other such calls in that directory wait, lookups of cached names do
@@ -106,6 +137,9 @@
 //  3. A change must be in the tree before it is in the feed: what the kernel drops it
 //     may ask for again at once.
 //  4. If the queue overflows, everything is dropped.
+//
+// Recalls obey them, too, but are waited for by whoever makes the change. So they wait
+// for nothing that may itself be waiting for a recall: see recall.go.
 //
 // The door itself holds no lock while it calls the tree, with one exception: Pin and
 // Unpin are called under the lock of a shard of the inode table, to keep their order.
