@@ -46,6 +46,7 @@ func (s *session) Allocate(ctx context.Context, _ *vfs.Caller, ino vfs.Ino, mode
 			if n.flags&flagInline != 0 {
 				return ErrLayout
 			}
+			t.partial = next < end
 			return t.allocate(n, mode, at, next)
 		})
 		if err != nil {
@@ -220,6 +221,7 @@ func (s *session) CopyRange(ctx context.Context, _ *vfs.Caller, in vfs.Ino, inOf
 	for n > 0 {
 		step := min(n, (outOff/chunkSize+stepChunks)*chunkSize-outOff)
 		err := s.e.update(ctx, s, []vfs.Ino{in, out}, func(t *txn) error {
+			t.partial = step < n
 			return t.copyRange(in, inOff, out, outOff, step)
 		})
 		if err != nil {

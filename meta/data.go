@@ -74,6 +74,9 @@ func (s *session) Commit(ctx context.Context, blocks []Block, writes []FileWrite
 	}
 	given := s.takeReserved(writes)
 	gone = make([]bool, len(writes))
+	if r := replayOf(ctx); r != nil {
+		r.Gone = gone
+	}
 	err = e.update(ctx, s, inos, func(t *txn) error {
 		for _, b := range blocks {
 			if b.Size > chunkSize {

@@ -57,6 +57,8 @@ type Engine struct {
 	locks    lockTable
 	maint    maintenance
 	leases   leaseTable
+	absent   absentTable
+	opening  bool // Open has not returned: it ends sessions that do not come back
 }
 
 // Options are what an engine may be opened with. The zero value will do.
@@ -70,6 +72,12 @@ type Options struct {
 	// SessionLeases is how many inodes a session may have leases on. 0:
 	// DefaultSessionLeases.
 	SessionLeases int
+	// Grace is how long sessions that can be resumed have to come back; 0: they are
+	// ended.
+	Grace time.Duration
+	// LeaseGrace is how long, of that time, changes wait for sessions that are not back:
+	// what they leased they may be using that long. 0: all the time.
+	LeaseGrace time.Duration
 }
 
 // DefaultAttrCache is the default of Options.AttrCache.
@@ -175,15 +183,21 @@ func Open(ctx context.Context, db kv.DB, o Options) (*Engine, error) {
 		}
 		return e.quotas.load(v, f)
 	})
+	e.opening = true
+	if err == nil && !e.readOnly {
+		err = e.keepAbsent(ctx, o)
+	}
 	if err == nil && !e.readOnly {
 		err = e.endDeadSessions(ctx)
 	}
+	e.opening = false
 	if err != nil {
 		e.cancel()
 		return nil, fail("open volume", "", err)
 	}
 	if !e.readOnly {
 		e.startReaper()
+		e.watchAbsent(o.Grace)
 	}
 	return e, nil
 }
@@ -312,6 +326,10 @@ func (e *Engine) Close() error {
 	e.mu.Unlock()
 	var errs []error
 	for _, s := range open {
+		if s.secret != nil && !e.readOnly { // its client may come back
+			s.suspend()
+			continue
+		}
 		errs = append(errs, s.Close())
 	}
 	e.cancel()

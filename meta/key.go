@@ -10,27 +10,29 @@ import (
 
 // Kinds of records: the first byte of each key. doc/metadata.md describes them.
 const (
-	kindFormat   = 'F'
-	kindCounter  = 'c'
-	kindInode    = 'a'
-	kindName     = 'n'
-	kindEntry    = 'e'
-	kindTarget   = 'l'
-	kindLink     = 'p'
-	kindXattr    = 'x'
-	kindInline   = 'd'
-	kindChunk    = 'k'
-	kindBlock    = 'b'
-	kindQueue    = 'q'
-	kindOrphan   = 'o'
-	kindSession  = 's'
-	kindQuota    = 'Q'
-	kindUsage    = 'u'
-	kindSnapshot = 'S'
-	kindHistory  = 'h'
-	kindSince    = 'H'
-	kindCopy     = 'm'
-	kindPending  = 'w'
+	kindFormat     = 'F'
+	kindCounter    = 'c'
+	kindInode      = 'a'
+	kindName       = 'n'
+	kindEntry      = 'e'
+	kindTarget     = 'l'
+	kindLink       = 'p'
+	kindXattr      = 'x'
+	kindInline     = 'd'
+	kindChunk      = 'k'
+	kindBlock      = 'b'
+	kindQueue      = 'q'
+	kindOrphan     = 'o'
+	kindSession    = 's'
+	kindQuota      = 'Q'
+	kindUsage      = 'u'
+	kindSnapshot   = 'S'
+	kindHistory    = 'h'
+	kindSince      = 'H'
+	kindCopy       = 'm'
+	kindReplay     = 'r'
+	kindAllocation = 'A'
+	kindPending    = 'w'
 )
 
 // Names of the counters.
@@ -127,9 +129,9 @@ func fixedKey(kind byte) int {
 	switch kind {
 	case kindInode, kindTarget, kindInline, kindBlock, kindSession, kindQuota, kindPending:
 		return 9
-	case kindChunk:
+	case kindChunk, kindReplay:
 		return 13
-	case kindEntry, kindQueue, kindOrphan, kindCopy:
+	case kindEntry, kindQueue, kindOrphan, kindCopy, kindAllocation:
 		return 17
 	case kindUsage:
 		return 10

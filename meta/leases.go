@@ -235,8 +235,12 @@ type OwnAttr struct {
 // changes did, in their order, before the call that made them returns. Both must not
 // wait. Leases are only given by Lease.
 func (s *session) ServeLeases(recall func(r Recall, done func()), own func(*OwnChange)) {
+	if s.leases != nil { // another server had it
+		s.DropLeases()
+	} else {
+		s.e.leases.active.Add(1)
+	}
 	s.leases = &sessionLeases{serve: recall, own: own, expl: true}
-	s.e.leases.active.Add(1)
 }
 
 // OnRecall implements LeasedSession.

@@ -95,13 +95,21 @@ type lockWait struct {
 var errTooManyLocks = errors.New("too many locks are held or waited for")
 
 // GetLock implements Session.
-func (s *session) GetLock(_ context.Context, ino vfs.Ino, l vfs.Lock) (vfs.Lock, error) {
+func (s *session) GetLock(ctx context.Context, ino vfs.Ino, l vfs.Lock) (vfs.Lock, error) {
+	if err := s.e.absent.wait(ctx); err != nil { // their locks are not there yet
+		return vfs.Lock{}, fail("find lock", "", err)
+	}
 	found, err := s.e.locks.get(s, ino, l)
 	return found, fail("find lock", "", err)
 }
 
 // SetLock implements Session.
 func (s *session) SetLock(ctx context.Context, ino vfs.Ino, l vfs.Lock, wait bool) error {
+	if l.Type != vfs.LockUnlock {
+		if err := s.e.absent.wait(ctx); err != nil { // they may hold it
+			return fail("lock", "", err)
+		}
+	}
 	return fail("lock", "", s.e.locks.set(ctx, s, ino, l, wait))
 }
 

@@ -114,7 +114,7 @@ func (t *txn) cutTail(n *node, from uint64, budget *int) (cut uint64, done bool,
 // small, else it lives on with `o` records.
 func (t *txn) dropInode(n *node) error {
 	n.nlink, n.parent, n.cookie = 0, 0, 0
-	if users := t.e.uses.claim(n.ino); len(users) > 0 {
+	if users := t.users(n.ino); len(users) > 0 {
 		t.named = append(t.named, n.ino)
 		for _, id := range users {
 			t.putOrphan(id, n.ino)
@@ -165,7 +165,7 @@ func (e *Engine) reapBeside(ctx context.Context, id uint64, ino vfs.Ino, c compa
 			}
 			if id != systemSession {
 				t.delOrphan(id, ino)
-				if users := e.uses.claim(ino); len(users) > 0 {
+				if users := t.users(ino); len(users) > 0 {
 					for _, other := range users {
 						t.putOrphan(other, ino)
 					}
@@ -207,6 +207,8 @@ func (e *Engine) endSession(ctx context.Context, id uint64) error {
 	return e.db.Update(ctx, func(w kv.Txn) error {
 		w.Delete(appendSessionKey(nil, id))
 		w.DeleteRange(appendCopyKey(nil, id, 0), appendCopyKey(nil, id+1, 0))
+		w.DeleteRange(appendReplayKey(nil, id, 0), appendReplayKey(nil, id+1, 0))
+		w.DeleteRange(appendAllocationKey(nil, id, 0), appendAllocationKey(nil, id+1, 0))
 		return nil
 	})
 }
@@ -253,6 +255,9 @@ func (e *Engine) endDeadSessions(ctx context.Context) error {
 		return err
 	}
 	for _, id := range ids {
+		if e.absent.has(id) {
+			continue
+		}
 		if err := e.endSession(ctx, id); err != nil {
 			return err
 		}

@@ -28,6 +28,8 @@ type session struct {
 	e    *Engine
 	id   uint64
 	info SessionInfo
+	// secret is the hash of what the session can be resumed with; nil: it cannot.
+	secret []byte
 
 	feed     vfs.Feed
 	watchers atomic.Int64
@@ -49,7 +51,12 @@ const systemSession = 0
 
 // NewSession begins a session. It ends with its Close, or with the engine.
 func (e *Engine) NewSession(ctx context.Context, info SessionInfo) (Session, error) {
-	s := &session{e: e, reserved: make(map[vfs.Ino]*reservation)}
+	return e.newSession(ctx, info, nil)
+}
+
+// newSession is NewSession, or NewResumableSession with the hash of a secret.
+func (e *Engine) newSession(ctx context.Context, info SessionInfo, secret []byte) (Session, error) {
+	s := &session{e: e, secret: secret, reserved: make(map[vfs.Ino]*reservation)}
 	info.Started = e.clockNow().UTC()
 	if !e.readOnly {
 		err := e.db.Update(ctx, func(w kv.Txn) error {
@@ -62,7 +69,7 @@ func (e *Engine) NewSession(ctx context.Context, info SessionInfo) (Session, err
 				return fmt.Errorf("counter %q is %d: %w", counterSession, id, kv.ErrCorrupt)
 			}
 			s.id, info.ID = uint64(id), uint64(id)
-			text, err := json.Marshal(&info)
+			text, err := json.Marshal(&sessionRecord{SessionInfo: info, Secret: secret})
 			if err != nil {
 				return err
 			}
@@ -167,12 +174,20 @@ func (e *Engine) tell(from *session, changes []vfs.Change) {
 	}
 }
 
+// suspend ends a session in memory only.
+func (s *session) suspend() {
+	s.closed.Store(true)
+	s.e.locks.endSession(s)
+	s.endLeases()
+}
+
 // Close implements Session.
 func (s *session) Close() error {
 	if s.closed.Swap(true) {
 		return nil
 	}
 	e := s.e
+	e.absent.remove(s.id)
 	s.reserve.Lock()
 	for ino, r := range s.reserved {
 		e.quotas.mu.Lock()

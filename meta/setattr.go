@@ -24,6 +24,7 @@ func (s *session) SetAttr(ctx context.Context, _ *vfs.Caller, ino vfs.Ino, set *
 			more = false
 			if set.Has(vfs.SetSize) {
 				if more, err = t.truncate(n, set.Size); more || err != nil {
+					t.partial = more
 					return err
 				}
 			}

@@ -55,6 +55,7 @@ type txn struct {
 	marked  []vfs.Ino // inodes marked in the table of leases, in this run
 	cached  bool      // the attribute cache knows of the commit
 	charged bool
+	partial bool   // not the last transaction of its call
 	revives bool   // may point to retired blocks: it holds them (see maintain.go)
 	value   []byte // scratch for values
 	hkey    []byte // scratch for history
@@ -128,6 +129,14 @@ func (e *Engine) transact(ctx context.Context, s *session, inos []vfs.Ino, c com
 	}
 	if s != nil && s.closed.Load() {
 		return vfs.WithErrno(syscall.EIO, errSessionClosed)
+	}
+	if e.absent.some.Load() && !e.opening {
+		if c == impatient {
+			return errRecall
+		}
+		if err := e.absent.waitLeases(ctx); err != nil {
+			return interrupted(err)
+		}
 	}
 	t := txns.Get().(*txn)
 	t.e, t.ctx, t.from, t.body, t.exclusive, t.moves = e, ctx, s, fn, c == alone, c == moving
@@ -235,6 +244,7 @@ func (t *txn) reset() {
 	t.changes = t.changes[:0]
 	t.named = t.named[:0]
 	t.relaid = t.relaid[:0]
+	t.partial = false
 	t.written = t.written[:0]
 	t.revives = false
 	clear(t.then)
@@ -261,6 +271,7 @@ func (t *txn) runOnce(w kv.Txn) error {
 	if err := t.flushCharges(); err != nil {
 		return err
 	}
+	t.recordReplay()
 	if t.e.leases.active.Load() > 0 {
 		if err := t.claim(); err != nil {
 			return err

@@ -206,6 +206,12 @@ func (t *txn) putChunk(n *node, index uint32, old, list []Extent) error {
 
 func (t *txn) putOrphan(session uint64, ino vfs.Ino) {
 	t.key = appendOrphanKey(t.key[:0], session, ino)
+	if t.e.absent.has(session) { // it may use the inode or not: what is known stays
+		if _, err := t.r.Get(t.key); err != nil {
+			t.w.Put(t.key, orphanPerhaps)
+		}
+		return
+	}
 	t.w.Put(t.key, nil)
 }
 

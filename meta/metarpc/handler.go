@@ -23,7 +23,8 @@ type handler struct {
 	denied error // of an inode that the session does not see
 	// borrowed: it sees one only as long as it has it in use, so that it gets no lease.
 	borrowed bool
-	caller vfs.Caller
+	caller   vfs.Caller
+	replay   *meta.Replay // of the call; nil: none
 
 	// Leases that the reply speaks of: they are looked at again when it is sent.
 	epoch  uint64
@@ -144,6 +145,9 @@ func (h *handler) run(ctx context.Context, o op, args []byte) error {
 func (h *handler) do(ctx context.Context, o op) error {
 	ms := h.ss.ms
 	var a vfs.Attr
+	if h.replay != nil {
+		h.replay.Reply = func(dst []byte) []byte { return h.record(dst, o, &a) }
+	}
 	attr := func(err error) error {
 		if err == nil {
 			h.attr(&a)
@@ -331,6 +335,22 @@ func (h *handler) do(ctx context.Context, o op) error {
 	return h.doData(ctx, o)
 }
 
+// record appends what the store keeps of a call that was done: its op, and its reply.
+func (h *handler) record(dst []byte, o op, a *vfs.Attr) []byte {
+	e := encoder{b: append(dst, byte(o), statusOK)}
+	switch o {
+	case opSetAttr, opMknod, opMkdir, opSymlink, opLink, opTmpfile, opUnlink, opRename:
+		x := *a
+		x.Ino = h.ss.shown(x.Ino)
+		e.attr(&x)
+	case opCommit:
+		for _, gone := range h.replay.Gone {
+			e.bool(gone)
+		}
+	}
+	return e.b
+}
+
 // doData does the calls about data.
 func (h *handler) doData(ctx context.Context, o op) error {
 	ms := h.ss.ms
@@ -363,6 +383,9 @@ func (h *handler) doData(ctx context.Context, o op) error {
 			return err
 		}
 		first, err := ms.AllocBlocks(ctx, int(n))
+		if err == nil {
+			err = ms.RecordBlocks(ctx, first, int(n))
+		}
 		if err == nil {
 			h.ss.numbers.Allocated(block.ID(first), int(n))
 		}

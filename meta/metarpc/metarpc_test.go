@@ -48,6 +48,7 @@ type house struct {
 	config ServerConfig
 	grant  Grant
 	addr   string
+	grace  time.Duration
 	served chan error
 	mu     sync.Mutex
 	open   []*Client
@@ -66,13 +67,12 @@ func (h *house) Authenticate(_ context.Context, hello *Hello) (*Grant, error) {
 
 func newHouse(t testing.TB, change ...func(*ServerConfig)) *house {
 	t.Helper()
-	db := mem.New()
+	db := mem.NewWithHistory()
 	if err := meta.Create(bg, db, testFormat()); err != nil {
 		t.Fatal(err)
 	}
 	h := &house{TB: t, db: db}
-	h.config = ServerConfig{Auth: h, Logger: quiet, Version: "test",
-		Volume: func(string) (*Volume, error) { return &Volume{Engine: h.e}, nil }}
+	h.config = ServerConfig{Auth: h, Logger: quiet, Version: "test"}
 	for _, c := range change {
 		c(&h.config)
 	}
@@ -101,7 +101,7 @@ func newHouse(t testing.TB, change ...func(*ServerConfig)) *house {
 // start opens the engine and serves it.
 func (h *house) start(addr string) {
 	h.Helper()
-	e, err := meta.Open(bg, h.db, meta.Options{Logger: quiet})
+	e, err := meta.Open(bg, h.db, meta.Options{Logger: quiet, Grace: h.grace})
 	if err != nil {
 		h.Fatal(err)
 	}
@@ -111,6 +111,7 @@ func (h *house) start(addr string) {
 		h.Fatal(err)
 	}
 	h.addr = l.Addr().String()
+	h.config.Volume = func(string) (*Volume, error) { return &Volume{Engine: e}, nil }
 	h.s = NewServer(h.config)
 	h.served = make(chan error, 1)
 	go func(s *Server) { h.served <- s.Serve(l) }(h.s)
@@ -318,6 +319,9 @@ func checkOrder(h *house, dial func() *Client, disturb func(stop <-chan struct{}
 	steps := 400
 	if testing.Short() {
 		steps = 100
+	}
+	if disturb != nil { // each step waits for connections
+		steps /= 4
 	}
 	first := dial()
 	var inos [files]vfs.Ino

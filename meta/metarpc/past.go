@@ -29,12 +29,17 @@ func (s *pastSession) ID() uint64 { return s.id }
 
 func (s *pastSession) Close() error { return errors.Join(s.hosted.Close(), s.engine.Close()) }
 
-// open begins a session of the engine, at the time that the client asks for. The volume
+// open begins a session of the engine, at the time that the client asks for; one of the
+// present can be resumed with secret. The volume
 // that it returns has the session's engine.
-func (v *Volume) open(ctx context.Context, h *Hello) (*Volume, hosted, error) {
+func (v *Volume) open(ctx context.Context, h *Hello, secret []byte) (*Volume, hosted, error) {
 	if h.At == "" {
-		ms, err := begin(ctx, v.Engine, h.Info)
-		return v, ms, err
+		ms, err := v.Engine.NewResumableSession(ctx, h.Info, secret)
+		if err != nil {
+			return nil, nil, err
+		}
+		present, err := hostable(v.Engine, ms)
+		return v, present, err
 	}
 	var past *meta.Engine
 	var err error
@@ -46,7 +51,11 @@ func (v *Volume) open(ctx context.Context, h *Hello) (*Volume, hosted, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	ms, err := begin(ctx, past, h.Info)
+	then, err := past.NewSession(ctx, h.Info)
+	if err != nil {
+		return nil, nil, errors.Join(err, past.Close())
+	}
+	ms, err := hostable(past, then)
 	if err != nil {
 		return nil, nil, errors.Join(err, past.Close())
 	}
@@ -55,11 +64,9 @@ func (v *Volume) open(ctx context.Context, h *Hello) (*Volume, hosted, error) {
 	return &at, &pastSession{ms, past, firstPastSession + pastSessions.Add(1)}, nil
 }
 
-func begin(ctx context.Context, e *meta.Engine, info meta.SessionInfo) (hosted, error) {
-	ms, err := e.NewSession(ctx, info)
-	if err != nil {
-		return nil, err
-	}
+// hostable is a session of an engine as the server needs it; one that is not is
+// ended.
+func hostable(e *meta.Engine, ms meta.Session) (hosted, error) {
 	h, ok := ms.(hosted)
 	if !ok {
 		return nil, errors.Join(fmt.Errorf("sessions of %T cannot be served", e), ms.Close())

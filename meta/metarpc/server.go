@@ -88,10 +88,11 @@ type Server struct {
 	volumes  map[*meta.Engine]*syncer
 	closing  bool
 	stop     chan struct{}
+	resuming sync.Mutex     // one client comes back at a time
 	tasks    sync.WaitGroup // of the server
 	readers  sync.WaitGroup // of connections
 
-	calls, refused, resumed, connections atomic.Int64
+	calls, refused, resumed, restored, connections atomic.Int64
 }
 
 type sessionKey struct {
@@ -123,6 +124,11 @@ func NewServer(cfg ServerConfig) *Server {
 func (s *Server) Serve(l net.Listener) error {
 	stop := make(chan struct{})
 	defer close(stop)
+	s.mu.Lock()
+	if s.closing {
+		s.mu.Unlock()
+		return l.Close()
+	}
 	s.tasks.Go(func() {
 		select {
 		case <-s.stop:
@@ -130,6 +136,7 @@ func (s *Server) Serve(l net.Listener) error {
 		case <-stop:
 		}
 	})
+	s.mu.Unlock()
 	for {
 		c, err := l.Accept()
 		if err != nil {
@@ -250,8 +257,7 @@ func (s *Server) admit(ctx context.Context, h *Hello) (*session, *welcome, error
 		durable: !v.Relaxed, limited: v.Engine.Limited(), server: s.cfg.Version, root: max(g.Root, vfs.Root)}
 	var ss *session
 	if h.session != 0 {
-		ss, err = s.resume(h, g)
-		w.how = sessionResumed
+		ss, w.how, err = s.resume(ctx, h, g, v)
 	} else {
 		ss, err = s.begin(ctx, h, g, v)
 	}
@@ -264,49 +270,97 @@ func (s *Server) admit(ctx context.Context, h *Hello) (*session, *welcome, error
 
 // begin makes a new session.
 func (s *Server) begin(ctx context.Context, h *Hello, g *Grant, v *Volume) (*session, error) {
-	at, ms, err := v.open(ctx, h)
+	secret := make([]byte, secretSize)
+	_, _ = rand.Read(secret) // never fails
+	at, ms, err := v.open(ctx, h, secret)
 	if err != nil {
 		return nil, err
 	}
-	ss := newSession(s, at, g, ms)
+	if err := v.Engine.Sync(ctx); err != nil { // before its client knows of it
+		return nil, errors.Join(err, ms.Close())
+	}
+	ss := s.host(ms, h, g, at)
+	ss.secret = secret
+	if err := s.enter(ss); err != nil {
+		return nil, errors.Join(err, ms.Close())
+	}
+	return ss, nil
+}
+
+// host makes a session of one of the engine's.
+func (s *Server) host(ms hosted, h *Hello, g *Grant, v *Volume) *session {
+	ss := newSession(s, v, g, ms)
+	ss.readOnly = g.ReadOnly || h.ReadOnly || h.At != ""
 	if h.cache {
 		ss.leasing = true
 		ss.ms.ServeLeases(ss.recall, ss.own)
 	}
-	ss.readOnly = g.ReadOnly || h.ReadOnly || h.At != ""
-	ss.secret = make([]byte, secretSize)
-	_, _ = rand.Read(ss.secret) // never fails
+	return ss
+}
+
+// enter makes the server know a session.
+func (s *Server) enter(ss *session) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closing {
-		return nil, errors.Join(errServerCloses, ms.Close())
+		return errServerCloses
 	}
-	if ss.sync = s.volumes[v.Engine]; ss.sync == nil {
-		ss.sync = newSyncer(v.Engine)
-		s.volumes[v.Engine] = ss.sync
+	e := ss.vol.Engine
+	if ss.sync = s.volumes[e]; ss.sync == nil {
+		ss.sync = newSyncer(e)
+		s.volumes[e] = ss.sync
 		s.tasks.Go(func() { ss.sync.run(s.stop) })
 	}
-	s.sessions[sessionKey{g.Volume, ss.id}] = ss
+	s.sessions[sessionKey{ss.grant.Volume, ss.id}] = ss
 	s.named[ss.blockName()] = ss
 	s.guard(ss)
-	return ss, nil
+	return nil
 }
 
 var errServerCloses = vfs.WithErrno(syscall.EAGAIN, errors.New("the metadata server goes down"))
 
-// resume finds the session of a client that was here before.
-func (s *Server) resume(h *Hello, g *Grant) (*session, error) {
+// resume finds the session of a client that was here before, or before the server was
+// restarted.
+func (s *Server) resume(ctx context.Context, h *Hello, g *Grant, v *Volume) (*session, resumption, error) {
+	s.resuming.Lock()
+	defer s.resuming.Unlock()
 	s.mu.Lock()
 	ss := s.sessions[sessionKey{g.Volume, h.session}]
 	s.mu.Unlock()
-	if ss == nil || subtle.ConstantTimeCompare(ss.secret, h.secret) != 1 {
-		return nil, vfs.WithErrno(syscall.ESTALE, errUnknownSession)
+	if ss != nil {
+		switch {
+		case subtle.ConstantTimeCompare(ss.secret, h.secret) != 1:
+			return nil, 0, vfs.WithErrno(syscall.ESTALE, errUnknownSession)
+		case ss.grant.Root != g.Root:
+			return nil, 0, vfs.WithErrno(syscall.EACCES, errors.New("the token is for another directory than that of the session"))
+		}
+		s.resumed.Add(1)
+		return ss, sessionResumed, nil
 	}
-	if ss.grant.Root != g.Root {
-		return nil, vfs.WithErrno(syscall.EACCES, errors.New("the token is for another directory than that of the session"))
+	ms, restored, err := v.Engine.ResumeSession(ctx, h.session, h.secret)
+	if errors.Is(err, meta.ErrNoSession) {
+		return nil, 0, vfs.WithErrno(syscall.ESTALE, errUnknownSession)
 	}
-	s.resumed.Add(1)
-	return ss, nil
+	if err != nil {
+		return nil, 0, err
+	}
+	present, err := hostable(v.Engine, ms)
+	if err != nil {
+		return nil, 0, err
+	}
+	ss = s.host(present, h, g, v)
+	ss.secret, ss.restoring = h.secret, restored
+	if err := ss.load(ctx); err != nil {
+		return nil, 0, err
+	}
+	if err := s.enter(ss); err != nil {
+		return nil, 0, err
+	}
+	s.restored.Add(1)
+	if !restored {
+		return ss, sessionResumed, nil
+	}
+	return ss, sessionRestored, nil
 }
 
 // watchOver ends sessions that nothing was heard of for too long.
@@ -340,7 +394,8 @@ func (s *Server) watchOver() {
 }
 
 // Close ends the server: no connection is taken any more, calls under way are
-// finished, clients are told to come back. The engines stay open.
+// finished, clients are told to come back. The engines stay open, and know the sessions:
+// another server can serve them.
 func (s *Server) Close() error {
 	s.mu.Lock()
 	if s.closing {
@@ -361,14 +416,16 @@ func (s *Server) Close() error {
 		_ = c.SetReadDeadline(time.Unix(1, 0)) // its reader ends; if it cannot be set, it has
 	}
 	s.readers.Wait()
-	var errs []error
 	for _, ss := range open {
 		ss.leave()
 	}
 	close(s.stop)
 	s.tasks.Wait()
+	var errs []error
 	for _, ss := range open {
-		errs = append(errs, ss.ms.Close())
+		if past, ok := ss.ms.(*pastSession); ok {
+			errs = append(errs, past.Close())
+		}
 	}
 	return errors.Join(errs...)
 }

@@ -10,6 +10,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/massif-fs/massif/block"
 	"github.com/massif-fs/massif/block/blockgate"
 	"github.com/massif-fs/massif/meta"
 	"github.com/massif-fs/massif/vfs"
@@ -41,7 +42,8 @@ type session struct {
 	usesMu sync.Mutex
 	used   map[vfs.Ino]struct{} // inodes that the client uses, each once
 	// Of a restoration under way, with reading held:
-	restored map[vfs.Ino]struct{}
+	restored  map[vfs.Ino]struct{}
+	restoring bool // the server knows only what is stored, until its client has said what it holds
 
 	numbers blockgate.Numbers // of blocks, allocated and not committed
 
@@ -59,6 +61,12 @@ type hosted interface {
 	Holds(l meta.Lease) bool
 	LeaseEpoch() uint64
 	DropLeases()
+	RestoreLock(ctx context.Context, ino vfs.Ino, l vfs.Lock) error
+	Restored(ctx context.Context) error
+	Keeps(ctx context.Context, ino vfs.Ino) (bool, error)
+	Replays(ctx context.Context, fn func(slot uint32, seq uint64, reply []byte)) error
+	RecordBlocks(ctx context.Context, first uint64, n int) error
+	OwnBlocks(ctx context.Context, fn func(first uint64, n int)) error
 	ReadDirLeased(ctx context.Context, ino vfs.Ino, cookie uint64, emit func(*vfs.DirEntry, *meta.Lease) bool) error
 }
 
@@ -197,7 +205,11 @@ func (ss *session) use(ino vfs.Ino) {
 	// The scope is looked at here, because what is in use is seen: a file whose last
 	// name goes, or leaves the scope, can still be read by who has it open.
 	ino = ss.real(ino)
-	if sees, err := ss.sees(context.Background(), ino); err != nil || !sees {
+	sees, err := ss.sees(context.Background(), ino)
+	if err == nil && !sees && ss.restoring {
+		sees, err = ss.ms.Keeps(context.Background(), ino)
+	}
+	if err != nil || !sees {
 		return
 	}
 	ss.usesMu.Lock()
@@ -246,13 +258,28 @@ func (ss *session) restore(body []byte) error {
 	if flags&restoreLast == 0 {
 		return d.done()
 	}
+	ctx := context.Background()
 	for n := d.count(7); n > 0 && !d.bad; n-- {
-		d.ino()
-		d.lock() // the server has them
+		ino, l := ss.real(d.ino()), d.lock()
+		if d.bad || !ss.restoring {
+			continue // the server has them
+		}
+		sees, err := ss.sees(ctx, ino)
+		if err == nil && sees {
+			err = ss.ms.RestoreLock(ctx, ino, l)
+		}
+		if err != nil {
+			ss.srv.log.Warn("a lock that a client held could not be restored", "session", ss.id, "inode", uint64(ino), "err", err)
+		}
 	}
 	for n := d.count(2); n > 0 && !d.bad; n-- {
-		d.ino()
-		d.int()
+		ino, held := ss.real(d.ino()), d.int()
+		if d.bad || !ss.restoring {
+			continue
+		}
+		if err := ss.ms.Reserve(ctx, ino, held); err != nil {
+			ss.srv.log.Debug("space that a client had reserved is not there any more", "session", ss.id, "inode", uint64(ino), "err", err)
+		}
 	}
 	if err := d.done(); err != nil {
 		return err
@@ -279,6 +306,12 @@ func (ss *session) restore(body []byte) error {
 		ss.unuse(ino)
 	}
 	ss.restored = nil
+	if ss.restoring {
+		ss.restoring = false
+		if err := ss.ms.Restored(ctx); err != nil {
+			return err
+		}
+	}
 	ss.watch(flags&restoreWatch != 0)
 	return nil
 }
@@ -452,9 +485,38 @@ func (ss *session) call(h *handler, body []byte) error {
 	ss.running.Add(1)
 	ss.mu.Unlock()
 	w := &handler{ss: ss, l: h.l, slot: sl}
+	if ops[o].change {
+		w.replay = &meta.Replay{Slot: n, Seq: seq}
+		ctx = meta.WithReplay(ctx, w.replay)
+	}
 	args := append([]byte(nil), body...)
 	go ss.work(ctx, w, sl, o, args)
 	return nil
+}
+
+// load makes the session what the store has of it.
+func (ss *session) load(ctx context.Context) error {
+	err := ss.ms.Replays(ctx, func(n uint32, seq uint64, reply []byte) {
+		if n >= slotCount || len(reply) < 2 {
+			return
+		}
+		for int(n) >= len(ss.slots) {
+			ss.slots = append(ss.slots, nil)
+		}
+		sl := &slot{seq: seq, reply: reply[1:]}
+		if op(reply[0]) == opTmpfile { // its client may not know yet what it has
+			var a vfs.Attr
+			d := decoder{b: reply[2:]}
+			if d.attr(&a); !d.bad {
+				sl.temp = ss.real(a.Ino)
+			}
+		}
+		ss.slots[n] = sl
+	})
+	if err != nil {
+		return err
+	}
+	return ss.ms.OwnBlocks(ctx, func(first uint64, n int) { ss.numbers.Allocated(block.ID(first), n) })
 }
 
 // frame returns the frame of a slot's reply.

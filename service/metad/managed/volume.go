@@ -139,7 +139,7 @@ func openStore(ctx context.Context, b *adminapi.BlockStore) (object.Store, error
 
 // openEngine opens the metadata, or makes it together with the store's marker.
 func (v *served) openEngine(ctx context.Context, format meta.Format, log *slog.Logger) error {
-	e, err := meta.Open(ctx, v.db, meta.Options{Logger: log})
+	e, err := meta.Open(ctx, v.db, meta.Options{Logger: log, Grace: metarpc.DefaultLife, LeaseGrace: metarpc.DefaultLease})
 	mark, markErr := readMarker(ctx, v.objects)
 	missing := errors.Is(markErr, object.ErrNotFound)
 	switch {
@@ -147,7 +147,7 @@ func (v *served) openEngine(ctx context.Context, format meta.Format, log *slog.L
 		if err := meta.Create(ctx, v.db, format); err != nil {
 			return err
 		}
-		if e, err = meta.Open(ctx, v.db, meta.Options{Logger: log}); err != nil {
+		if e, err = meta.Open(ctx, v.db, meta.Options{Logger: log, Grace: metarpc.DefaultLife, LeaseGrace: metarpc.DefaultLease}); err != nil {
 			return err
 		}
 	case errors.Is(err, meta.ErrNoVolume) && markErr == nil:
