@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"runtime"
 	"runtime/debug"
 	"strings"
 )
@@ -41,9 +42,17 @@ func TotalRAM() int64 {
 // The garbage collector gets a soft limit: the budget, whose buffers lie outside
 // the Go heap but count for the operator, plus the heap's own share. OOM killing a
 // server takes a file system from everybody, so as root it is made unlikely.
+//
+// Go's scheduler gets two processors more than there are: who reads from the kernel
+// holds one while he waits, and when uploads and compression have the others, a message
+// would wait until one of them is preempted, which takes milliseconds. So the system's
+// scheduler decides, which prefers who has slept.
 func tuneProcess(limit int64, log *slog.Logger) {
 	if os.Getenv("GOMEMLIMIT") == "" {
 		debug.SetMemoryLimit(limit + 128<<20)
+	}
+	if os.Getenv("GOMAXPROCS") == "" {
+		runtime.GOMAXPROCS(runtime.GOMAXPROCS(0) + 2)
 	}
 	if os.Geteuid() == 0 {
 		if err := os.WriteFile("/proc/self/oom_score_adj", []byte("-800"), 0); err != nil {

@@ -89,7 +89,7 @@ func (r *readerCount) rouse() {
 
 // watch sees to it that messages do not wait for want of readers.
 func (c *Conn) watch() {
-	limit := min(int64(runtime.GOMAXPROCS(0)), 16, c.maxReaders)
+	limit := min(int64(runtime.NumCPU()), int64(runtime.GOMAXPROCS(0)), 16, c.maxReaders)
 	calm, idle := 0, 0
 	for !c.dead.Load() {
 		time.Sleep(watchTick)
