@@ -241,7 +241,7 @@ func (c *Client) Get(ctx context.Context, key string, off, n int64) (io.ReadClos
 		return empty, info, err
 	}
 	body, info, err := c.get(ctx, nm, off, n)
-	if errors.Is(err, wire.Range) {
+	if errors.Is(err, wire.ErrRange) {
 		info, err := c.Head(ctx, key)
 		return empty, info, err
 	}
@@ -270,7 +270,7 @@ func (c *Client) ReadRange(ctx context.Context, key string, p []byte, off int64)
 		return 0, err
 	}
 	body, _, err := c.get(ctx, n, off, int64(len(p)))
-	if errors.Is(err, wire.Range) {
+	if errors.Is(err, wire.ErrRange) {
 		err = io.ErrUnexpectedEOF
 	}
 	if err != nil {

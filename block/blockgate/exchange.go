@@ -148,7 +148,7 @@ func bucketError(resp *http.Response) error {
 	case s == http.StatusPreconditionFailed:
 		kind = object.ErrExists
 	case s == http.StatusRequestedRangeNotSatisfiable:
-		kind = wire.Range
+		kind = wire.ErrRange
 	case s == http.StatusUnauthorized, s == http.StatusForbidden:
 		kind = object.ErrAccess
 	case s == http.StatusConflict, s == http.StatusTooManyRequests, s == http.StatusRequestTimeout:
@@ -228,7 +228,7 @@ func (c *Client) nonsense() error {
 }
 
 // get begins to read n bytes of a block's object at off, to its end if n is
-// negative. wire.Range: the object ends before.
+// negative. wire.ErrRange: the object ends before.
 func (c *Client) get(ctx context.Context, nm name, off, n int64) (*wire.Receiving, object.Info, error) {
 	for try := 0; ; try++ {
 		h, err := c.book.read(ctx, nm.id)

@@ -62,7 +62,7 @@ func (g *Gate) serveGet(q *request) error {
 	defer body.Close()
 	if info.Size > 0 && off >= info.Size {
 		q.w.Header().Set("Content-Range", fmt.Sprintf("bytes */%d", info.Size))
-		return wire.Range
+		return wire.ErrRange
 	}
 	length := info.Size - off
 	if n >= 0 {

@@ -99,7 +99,7 @@ var codes = []struct {
 	{"parts", block.ErrInParts, http.StatusForbidden},
 	{"missing", object.ErrNotFound, http.StatusNotFound},
 	{"exists", object.ErrExists, http.StatusPreconditionFailed},
-	{"range", wire.Range, http.StatusRequestedRangeNotSatisfiable},
+	{"range", wire.ErrRange, http.StatusRequestedRangeNotSatisfiable},
 	{"invalid", object.ErrInvalid, http.StatusBadRequest},
 	{"unsupported", object.ErrUnsupported, http.StatusNotImplemented},
 	{"corrupt", object.ErrCorrupt, http.StatusUnprocessableEntity},

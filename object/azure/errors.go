@@ -82,7 +82,7 @@ var meanings = map[string]wire.Meaning{
 
 	"InvalidBlockList":       wire.Means(errBlocks, "blocks are missing: another upload of the object was completed meanwhile"),
 	"InvalidBlobOrBlock":     wire.Means(object.ErrInvalid, "the object has blocks of another kind of upload under way"),
-	"InvalidRange":           wire.Means(wire.Range, ""),
+	"InvalidRange":           wire.Means(wire.ErrRange, ""),
 	"InvalidBlobTier":        wire.Means(object.ErrInvalid, "the account has no such tier"),
 	"InvalidMetadata":        wire.Means(object.ErrInvalid, "the metadata is not what the service keeps"),
 	"MetadataTooLarge":       wire.Means(object.ErrInvalid, "the metadata is larger than the service takes"),

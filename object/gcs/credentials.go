@@ -2,10 +2,12 @@ package gcs
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -74,14 +76,42 @@ func (a *authority) find() (*auth.Credentials, error) {
 	if a.creds != nil && mod.Equal(a.mod) {
 		return a.creds, nil
 	}
-	creds, err := credentials.DetectDefault(&credentials.DetectOptions{
-		Scopes: []string{scope}, CredentialsFile: a.cfg.CredentialsFile, Client: a.client,
-	})
+	o := &credentials.DetectOptions{Scopes: []string{scope}, Client: a.client}
+	var creds *auth.Credentials
+	var err error
+	if a.cfg.CredentialsFile != "" {
+		creds, err = fromFile(a.cfg.CredentialsFile, o)
+	} else {
+		creds, err = credentials.DetectDefault(o)
+	}
 	if err != nil {
 		return nil, noCredentials(file, err)
 	}
 	a.creds, a.mod = creds, mod
 	return creds, nil
+}
+
+// kinds of credentials that a file may hold.
+var kinds = []credentials.CredType{
+	credentials.ServiceAccount, credentials.AuthorizedUser, credentials.ExternalAccount,
+	credentials.ImpersonatedServiceAccount, credentials.ExternalAccountAuthorizedUser,
+}
+
+func fromFile(file string, o *credentials.DetectOptions) (*auth.Credentials, error) {
+	p, err := os.ReadFile(file)
+	if err != nil {
+		return nil, err
+	}
+	var doc struct {
+		Type credentials.CredType `json:"type"`
+	}
+	if err := json.Unmarshal(p, &doc); err != nil {
+		return nil, err
+	}
+	if !slices.Contains(kinds, doc.Type) {
+		return nil, errors.New("unknown kind of credentials")
+	}
+	return credentials.NewCredentialsFromJSON(doc.Type, p, o)
 }
 
 func noCredentials(file string, err error) error {

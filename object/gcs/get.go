@@ -49,7 +49,7 @@ func (s *Store) Get(ctx context.Context, key string, off, n int64) (io.ReadClose
 		return io.NopCloser(bytes.NewReader(nil)), info, err
 	}
 	body, info, err := s.get(ctx, op, key, wire.Asked{Off: off, N: n})
-	if errors.Is(err, wire.Range) { // nothing there: describe it at least
+	if errors.Is(err, wire.ErrRange) { // nothing there: describe it at least
 		info, err := s.head(ctx, op, key)
 		return io.NopCloser(bytes.NewReader(nil)), info, err
 	}
@@ -71,7 +71,7 @@ func (s *Store) readURL(key string) string {
 	return s.cfg.Endpoint + "/" + url.PathEscape(s.cfg.Bucket) + "/" + strings.Join(parts, "/")
 }
 
-// get asks for a range that is not empty. Its error wraps wire.Range if the object
+// get asks for a range that is not empty. Its error wraps wire.ErrRange if the object
 // ends before.
 func (s *Store) get(ctx context.Context, op, key string, asked wire.Asked) (*wire.Receiving, object.Info, error) {
 	w := watchdog.Watch(ctx, s.cfg.StallTimeout)
@@ -160,7 +160,7 @@ func (s *Store) ReadRange(ctx context.Context, key string, p []byte, off int64) 
 		return 0, err
 	}
 	body, _, err := s.get(ctx, op, key, wire.Asked{Off: off, N: int64(len(p))})
-	if errors.Is(err, wire.Range) {
+	if errors.Is(err, wire.ErrRange) {
 		return 0, &object.Error{Op: op, Key: key, Err: io.ErrUnexpectedEOF}
 	}
 	if err != nil {

@@ -84,8 +84,8 @@ var meanings = map[string]wire.Meaning{
 	"MalformedXML":                    wire.Means(object.ErrInvalid, ""),
 	"MetadataTooLarge":                wire.Means(object.ErrInvalid, "the metadata is larger than the server takes"),
 	"InvalidURI":                      wire.Means(object.ErrInvalid, ""),
-	"InvalidRange":                    wire.Means(wire.Range, ""),
-	"RequestedRangeNotSatisfiable":    wire.Means(wire.Range, ""),
+	"InvalidRange":                    wire.Means(wire.ErrRange, ""),
+	"RequestedRangeNotSatisfiable":    wire.Means(wire.ErrRange, ""),
 	"InvalidDigest":                   wire.Means(object.ErrInvalid, ""),
 
 	"QuotaExceeded":                  wire.Means(object.ErrNoSpace, ""),

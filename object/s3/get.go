@@ -86,7 +86,7 @@ func (s *Store) Get(ctx context.Context, key string, off, n int64) (io.ReadClose
 		return io.NopCloser(bytes.NewReader(nil)), info, err
 	}
 	body, info, err := s.get(ctx, op, key, off, n)
-	if errors.Is(err, wire.Range) { // nothing there: describe it at least
+	if errors.Is(err, wire.ErrRange) { // nothing there: describe it at least
 		info, err := s.head(ctx, op, key)
 		return io.NopCloser(bytes.NewReader(nil)), info, err
 	}
@@ -97,7 +97,7 @@ func (s *Store) Get(ctx context.Context, key string, off, n int64) (io.ReadClose
 }
 
 // get asks for n > 0 bytes at off, all from there on if n is negative. Its error
-// wraps wire.Range if the object ends before.
+// wraps wire.ErrRange if the object ends before.
 func (s *Store) get(ctx context.Context, op, key string, off, n int64) (*wire.Receiving, object.Info, error) {
 	w := watchdog.Watch(ctx, s.cfg.StallTimeout)
 	in := &s3.GetObjectInput{Bucket: &s.cfg.Bucket, Key: s.key(key)}
@@ -149,7 +149,7 @@ func (s *Store) ReadRange(ctx context.Context, key string, p []byte, off int64) 
 		return 0, err
 	}
 	body, _, err := s.get(ctx, op, key, off, int64(len(p)))
-	if errors.Is(err, wire.Range) {
+	if errors.Is(err, wire.ErrRange) {
 		return 0, &object.Error{Op: op, Key: key, Err: io.ErrUnexpectedEOF}
 	}
 	if err != nil {

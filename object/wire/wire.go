@@ -146,9 +146,9 @@ func Nonsense(where, what string) error {
 	return &Failure{object.ErrUnavailable, fmt.Sprintf("%s: the server's answer makes no sense: %s", where, what), errors.New(what)}
 }
 
-// Range is the errors.Is target of a range that begins at or beyond the end of the
+// ErrRange is the errors.Is target of a range that begins at or beyond the end of the
 // object.
-var Range = errors.New("range is beyond the object")
+var ErrRange = errors.New("range is beyond the object")
 
 // Meaning is what a server's error code means to us and to people.
 type Meaning struct {
@@ -170,7 +170,7 @@ func ByStatus(status int) Meaning {
 	case status == http.StatusPreconditionFailed:
 		return Meaning{object.ErrPrecondition, ""}
 	case status == http.StatusRequestedRangeNotSatisfiable:
-		return Meaning{Range, ""}
+		return Meaning{ErrRange, ""}
 	case status == http.StatusMovedPermanently || status == http.StatusPermanentRedirect || status == http.StatusTemporaryRedirect || status == http.StatusFound:
 		return Meaning{object.ErrInvalid, "the server sends us elsewhere; is this the right endpoint?"}
 	case status == http.StatusTooManyRequests:
