@@ -1,6 +1,8 @@
 package cli
 
 import (
+	"io"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -47,4 +49,21 @@ func FuzzServerConfig(f *testing.F) {
 		flags, _, _, _ := configFlags()
 		_ = parseConfig(flags, []byte(text)) // whatever it says: no panic
 	})
+}
+
+// TestExampleConfigs: the configuration files in examples/ are right.
+func TestExampleConfigs(t *testing.T) {
+	root := newRoot(streams{strings.NewReader(""), io.Discard, io.Discard})
+	for file, server := range map[string]string{"admin.toml": "admin", "meta.toml": "meta"} {
+		cmd, _, err := root.Find([]string{"serve", server})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := applyConfig(cmd.Flags(), filepath.Join("..", "..", "examples", file)); err != nil {
+			t.Error(err)
+		}
+		if cmd.Flags().Lookup("dir").Value.String() == "" {
+			t.Errorf("%s names no directory", file)
+		}
+	}
 }
