@@ -209,3 +209,12 @@ func TestProxyOption(t *testing.T) {
 		t.Errorf("the proxy was asked for %v", asked.Load())
 	}
 }
+
+// TestWrongRegion: where the bucket is, is said.
+func TestWrongRegion(t *testing.T) {
+	s, _ := answering(t, func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("x-amz-bucket-region", "eu-central-1")
+		w.WriteHeader(http.StatusMovedPermanently)
+	}, func(c *Config) { c.Region = "us-west-2" })
+	wantKind(t, "another region", s.Check(t.Context(), true), object.ErrInvalid, "in region eu-central-1", "set to us-west-2")
+}
