@@ -78,7 +78,8 @@ func newGated(t *testing.T, change ...func(*meta.Format)) *gated {
 	objects := objmem.New()
 	g.blocks, err = block.New(bg, block.Config{Store: objects, Budget: budget, Buffers: bufs, Memory: memory, Logger: quiet})
 	must(err)
-	g.s = NewServer(ServerConfig{Auth: g.grants, Logger: quiet,
+	g.s = NewServer(ServerConfig{Auth: g.grants, Logger: quiet, Lease: 30 * time.Minute, // leases end for a reason here, never by themselves
+
 		Volume: func(string) (*Volume, error) { return &Volume{Engine: g.e, Relaxed: true}, nil }})
 	g.l, err = net.Listen("unix", filepath.Join(t.TempDir(), "s"))
 	must(err)
@@ -103,13 +104,19 @@ func newGated(t *testing.T, change ...func(*meta.Format)) *gated {
 // mount begins a session, with a way to the blocks.
 func (g *gated) mount(grant *Grant) (*Client, *blockgate.Client) {
 	g.t.Helper()
+	return g.mountAt(grant, "")
+}
+
+// mountAt is mount at a time.
+func (g *gated) mountAt(grant *Grant, at string) (*Client, *blockgate.Client) {
+	g.t.Helper()
 	token := fmt.Sprint("token ", len(g.grants))
 	grant.Volume = "v"
 	g.grants[token] = grant
 	var d net.Dialer
 	c, err := Dial(g.t.Context(), ClientConfig{
 		Connect: func(ctx context.Context) (net.Conn, error) { return d.DialContext(ctx, "unix", g.l.Addr().String()) },
-		Hello:   Hello{Token: token}, Logger: slog.New(slog.DiscardHandler)})
+		Hello:   Hello{Token: token, At: at}, Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		g.t.Fatal(err)
 	}

@@ -155,6 +155,9 @@ func (c *Client) finishSession(err error) {
 		failed = append(failed, k)
 	}
 	c.mu.Unlock()
+	// The server has let go of what was leased: nothing of it is good any more.
+	c.cache.until.Store(0)
+	c.cache.dropAll()
 	for _, k := range failed {
 		c.fail(k, err)
 	}
@@ -313,6 +316,11 @@ func (c *Client) extend(sent int64) {
 		if c.cache.until.CompareAndSwap(old, until) {
 			break
 		}
+	}
+	select {
+	case <-c.over: // meanwhile
+		c.cache.until.Store(0)
+	default:
 	}
 }
 

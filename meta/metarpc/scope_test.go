@@ -14,7 +14,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/massif-fs/massif/block"
 	"github.com/massif-fs/massif/meta"
+	"github.com/massif-fs/massif/object"
 	"github.com/massif-fs/massif/vfs"
 )
 
@@ -265,6 +267,63 @@ func TestScopeMoves(t *testing.T) {
 	}
 }
 
+// TestScopePast: to a session of the past the scope is what it was then, for calls and
+// blocks alike.
+func TestScopePast(t *testing.T) {
+	g := newGated(t, func(f *meta.Format) { f.Retention = time.Hour })
+	ctx := t.Context()
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	in, out := g.mkdir(vfs.Root, "in"), g.mkdir(vfs.Root, "out")
+	deleted, left, came := g.mkfile(in, "deleted"), g.mkfile(in, "left"), g.mkfile(out, "came")
+	all, allBlocks := g.mount(&Grant{})
+	ids := map[vfs.Ino]uint64{}
+	for _, ino := range []vfs.Ino{deleted, left, came} {
+		id := alloc(t, all)
+		must(put(allBlocks, id, []byte("0123456789")))
+		_, err := all.Commit(ctx, []meta.Block{{ID: id, Size: 10}}, write(ino, whole(id, 10)))
+		must(err)
+		ids[ino] = id
+	}
+	at := time.Now().UTC().Add(time.Millisecond)
+	time.Sleep(3 * time.Millisecond) // so that what follows is later
+	var a vfs.Attr
+	must(g.direct.Unlink(ctx, nobody, in, "deleted", &a))
+	must(g.direct.Rename(ctx, nobody, in, "left", out, "left", 0, &a))
+	must(g.direct.Rename(ctx, nobody, out, "came", in, "came", 0, &a))
+	late := g.mkfile(in, "late")
+
+	c, b := g.mountAt(&Grant{Root: in}, at.Format(time.RFC3339Nano))
+	for ino, sees := range map[vfs.Ino]bool{deleted: true, left: true, came: false, late: false, out: false} {
+		want := syscall.Errno(0)
+		if !sees {
+			want = syscall.ESTALE
+		}
+		if err := c.GetAttr(ctx, nobody, ino, &a); sees != (err == nil) || !sees && vfs.ErrnoOf(err) != want {
+			t.Errorf("inode %d: %v, want %v", ino, err, want)
+		}
+		if id := ids[ino]; id != 0 {
+			b.Refer(ino, 0, block.ID(id))
+			_, err := b.ReadRange(ctx, key(id), make([]byte, 10), 0)
+			if sees != (err == nil) || !sees && !errors.Is(err, object.ErrNotFound) {
+				t.Errorf("block of inode %d: %v", ino, err)
+			}
+		}
+	}
+	if err := c.Mkdir(ctx, nobody, vfs.Root, "new", 0o755, &a); vfs.ErrnoOf(err) != syscall.EROFS {
+		t.Errorf("the past is changed: %v", err)
+	}
+	g.s.mu.Lock()
+	defer g.s.mu.Unlock()
+	if len(g.s.volumes) != 1 {
+		t.Errorf("the server keeps %d engines in mind", len(g.s.volumes))
+	}
+}
+
 // TestScopeFeed: a session is told of nothing outside.
 func TestScopeFeed(t *testing.T) {
 	g := newGated(t)
@@ -408,16 +467,18 @@ func TestTokens(t *testing.T) {
 	if err := revoked.GetAttr(ctx, nobody, vfs.Root, &a); err != nil {
 		t.Fatal(err)
 	}
+	// Nothing of what it has cached is used afterwards.
+	_ = short.GetAttr(ctx, nobody, vfs.Root, &a) // if it is still good
 	close(over)
 	for what, c := range map[string]*Client{"revoked": revoked, "expired": short} {
-		for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {
-			err := c.GetAttr(ctx, nobody, vfs.Root, &a)
-			if vfs.ErrnoOf(err) == syscall.EACCES && strings.Contains(err.Error(), what) {
-				break
-			}
+		<-c.over
+		for deadline := time.Now().Add(time.Minute); c.cache.valid(); time.Sleep(time.Millisecond) {
 			if time.Now().After(deadline) {
-				t.Fatalf("%s: %v", what, err)
+				t.Fatal("what was leased is still good")
 			}
+		}
+		if err := c.GetAttr(ctx, nobody, vfs.Root, &a); vfs.ErrnoOf(err) != syscall.EACCES || !strings.Contains(err.Error(), what) {
+			t.Errorf("%s: %v", what, err)
 		}
 		if err := c.Mkdir(ctx, nobody, vfs.Root, what, 0o755, &a); vfs.ErrnoOf(err) != syscall.EACCES {
 			t.Errorf("%s: mkdir: %v", what, err)
