@@ -23,6 +23,8 @@ import (
 	"github.com/massif-fs/massif/meta"
 	"github.com/massif-fs/massif/meta/metarpc"
 	objmem "github.com/massif-fs/massif/object/mem"
+	"github.com/massif-fs/massif/vfs"
+	"github.com/massif-fs/massif/vfs/vfstest"
 )
 
 // serverVar has a child process be a metadata server: the database's directory and the
@@ -76,7 +78,7 @@ type remote struct {
 	input io.Closer
 }
 
-func newRemote(t *testing.T, clients int, connect func(r *remote) string) *remote {
+func newRemote(t testing.TB, clients int, connect func(r *remote) string) *remote {
 	t.Helper()
 	r := &remote{dir: filepath.Join(t.TempDir(), "meta")}
 	r.cluster = &cluster{t: t, store: objmem.New(), log: slog.New(slog.NewTextHandler(logWriter{t}, &slog.HandlerOptions{Level: slog.LevelError}))}
@@ -367,5 +369,16 @@ func TestServerKilledLinearizable(t *testing.T) {
 		for round, begin := 0, time.Now(); time.Since(begin) < duration(); round++ {
 			namesLinearizable(t, dirs, round, 30)
 		}
+	})
+}
+
+// TestSuiteRemote runs the conformance suite of trees on a client of a metadata server.
+func TestSuiteRemote(t *testing.T) {
+	vfstest.Run(t, vfstest.Factory{
+		New: func(t testing.TB) vfs.FS { return newRemote(t, 1, direct).clients[0].fs },
+		Pair: func(t testing.TB) (one, two vfs.FS) {
+			r := newRemote(t, 2, direct)
+			return r.clients[0].fs, r.clients[1].fs
+		},
 	})
 }

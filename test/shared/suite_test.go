@@ -14,6 +14,10 @@ import (
 func TestSuite(t *testing.T) {
 	vfstest.Run(t, vfstest.Factory{
 		New: func(t testing.TB) vfs.FS { return newCluster(t, 2).clients[0].fs },
+		Pair: func(t testing.TB) (one, two vfs.FS) {
+			c := newCluster(t, 2)
+			return c.clients[0].fs, c.clients[1].fs
+		},
 	})
 }
 

@@ -80,6 +80,9 @@ type Factory struct {
 	// ReadOnly, if not nil, opens the storage of a tree of New (which it closes)
 	// so that changes are refused.
 	ReadOnly func(t testing.TB, fs vfs.FS) vfs.FS
+	// Pair, if not nil, makes two trees of one storage which both may be changed at the
+	// same time: for vfs.LeaseFS.
+	Pair func(t testing.TB) (one, two vfs.FS)
 	// Lacks tells what the tree cannot do, and why.
 	Lacks map[Feature]string
 }
@@ -114,6 +117,12 @@ func Run(t *testing.T, f Factory) {
 			t.Skip("the factory cannot reopen")
 		}
 		testReopen(t, f)
+	})
+	t.Run("Leases", func(t *testing.T) {
+		if f.Pair == nil {
+			t.Skip("the factory makes no pairs")
+		}
+		testLeases(t, f)
 	})
 	t.Run("ReadOnly", func(t *testing.T) {
 		if f.ReadOnly == nil {
