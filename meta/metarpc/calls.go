@@ -42,11 +42,9 @@ func (c *Client) StatFS(ctx context.Context, cr *vfs.Caller, ino vfs.Ino, out *v
 // Lookup implements meta.Session.
 func (c *Client) Lookup(ctx context.Context, cr *vfs.Caller, parent vfs.Ino, name string, out *vfs.Attr) error {
 	if name != ".." {
-		if err := meta.CheckStoredName(name); err != nil {
+		if err := c.checkName(name); err != nil {
 			return err
 		}
-	}
-	if name != ".." {
 		if known, err := c.cache.lookup(parent, name, out); known {
 			return err
 		}
@@ -59,11 +57,20 @@ func (c *Client) Lookup(ctx context.Context, cr *vfs.Caller, parent vfs.Ino, nam
 	return c.attrCall(ctx, k, out)
 }
 
+// checkName refuses names that there cannot be before the cache says that there is none.
+func (c *Client) checkName(name string) error {
+	if c.format.Load().Seal == nil {
+		return vfs.CheckName(name)
+	}
+	return meta.CheckStoredName(name)
+}
+
 // GetAttr implements meta.Session.
 func (c *Client) GetAttr(ctx context.Context, cr *vfs.Caller, ino vfs.Ino, out *vfs.Attr) error {
 	if c.cache.attr(ino, out) {
 		return nil
 	}
+	c.uses.settle(c, ino)
 	k := c.begin(opGetAttr)
 	k.key.ino = ino
 	k.caller(cr)

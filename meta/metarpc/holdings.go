@@ -77,6 +77,19 @@ func (c *Client) Release(ino vfs.Ino, n int) {
 	}
 }
 
+// settle tells the server before it is asked for an inode whose use has just ended.
+func (u *useSet) settle(c *Client, ino vfs.Ino) {
+	if !u.dirty.Load() {
+		return
+	}
+	u.mu.Lock()
+	_, touched := u.touched[ino]
+	u.mu.Unlock()
+	if touched {
+		u.flush(c)
+	}
+}
+
 // flush tells the server what has changed.
 func (u *useSet) flush(c *Client) {
 	if !u.dirty.Load() {

@@ -38,6 +38,10 @@ func (everybody) Authenticate(_ context.Context, h *metarpc.Hello) (*metarpc.Gra
 	return &metarpc.Grant{Volume: h.Volume, Principal: "test"}, nil
 }
 
+// serverLease is how long a client of the server may use what it has leased without
+// hearing from it.
+const serverLease = time.Second
+
 // serveMetadata is the server process. It ends by being killed, or with its input.
 func serveMetadata(where string) error {
 	dir, addr, _ := strings.Cut(where, "|")
@@ -46,11 +50,11 @@ func serveMetadata(where string) error {
 	if err != nil {
 		return err
 	}
-	engine, err := meta.Open(bg, db, meta.Options{Logger: log})
+	engine, err := meta.Open(bg, db, meta.Options{Logger: log, Grace: metarpc.DefaultLife, LeaseGrace: serverLease})
 	if err != nil {
 		return err
 	}
-	s := metarpc.NewServer(metarpc.ServerConfig{Auth: everybody{}, Logger: log, Lease: time.Second,
+	s := metarpc.NewServer(metarpc.ServerConfig{Auth: everybody{}, Logger: log, Lease: serverLease,
 		Volume: func(string) (*metarpc.Volume, error) { return &metarpc.Volume{Engine: engine}, nil }})
 	l, err := net.Listen("tcp", addr)
 	if err != nil {
@@ -195,14 +199,6 @@ func direct(r *remote) string { return r.addr }
 
 func peace(*remote, <-chan struct{}) {}
 
-// needRestarts skips tests that need a server which knows its sessions again when it
-// was killed and started.
-func needRestarts(t *testing.T) {
-	if os.Getenv("MASSIF_SERVER_RESTARTS") == "" {
-		t.Skip("the metadata server ends its sessions when it is killed; MASSIF_SERVER_RESTARTS=1 tries all the same")
-	}
-}
-
 // kills kills the server and starts it again every now and then.
 func kills(r *remote, stop <-chan struct{}) {
 	for {
@@ -330,7 +326,6 @@ func TestRemote(t *testing.T) {
 // TestServerKilled: no acknowledged operation is lost, and none is done twice, while the
 // metadata server is killed again and again.
 func TestServerKilled(t *testing.T) {
-	needRestarts(t)
 	onRemote(t, 3, direct, kills, func(t *testing.T, dirs []string) { journal(t, dirs, duration()) })
 }
 
@@ -364,7 +359,6 @@ func TestConnectionCut(t *testing.T) {
 // TestServerKilledLinearizable: what TestNamesLinearizable asks, while the server is
 // killed.
 func TestServerKilledLinearizable(t *testing.T) {
-	needRestarts(t)
 	onRemote(t, 3, direct, kills, func(t *testing.T, dirs []string) {
 		for round, begin := 0, time.Now(); time.Since(begin) < duration(); round++ {
 			namesLinearizable(t, dirs, round, 30)
