@@ -1,7 +1,6 @@
 package fuse
 
 import (
-	"bufio"
 	"bytes"
 	"errors"
 	"fmt"
@@ -13,6 +12,7 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
 )
 
@@ -242,57 +242,12 @@ type device struct{ major, minor uint32 }
 // topMount finds the device of the uppermost mount at a path in
 // /proc/self/mountinfo (see proc(5)); ok is false if nothing is mounted there.
 func topMount(mountpoint string) (dev device, ok bool, err error) {
-	f, err := os.Open("/proc/self/mountinfo")
-	if err != nil {
+	mounts, err := mountinfo.GetMounts(func(m *mountinfo.Info) (skip, stop bool) { return m.Mountpoint != mountpoint, false })
+	if err != nil || len(mounts) == 0 {
 		return dev, false, err
 	}
-	defer f.Close()
-	s := bufio.NewScanner(f)
-	s.Buffer(make([]byte, 64<<10), 4<<20)
-	for s.Scan() {
-		d, point, good := parseMountinfo(s.Text())
-		if good && point == mountpoint {
-			dev, ok = d, true // later lines lie above earlier ones
-		}
-	}
-	return dev, ok, s.Err()
-}
-
-func parseMountinfo(line string) (dev device, point string, ok bool) {
-	fields := strings.SplitN(line, " ", 6)
-	if len(fields) < 6 {
-		return dev, "", false
-	}
-	major, minor, found := strings.Cut(fields[2], ":")
-	if !found {
-		return dev, "", false
-	}
-	ma, err1 := strconv.ParseUint(major, 10, 32)
-	mi, err2 := strconv.ParseUint(minor, 10, 32)
-	if err1 != nil || err2 != nil {
-		return dev, "", false
-	}
-	return device{uint32(ma), uint32(mi)}, unescapeMountinfo(fields[4]), true
-}
-
-// unescapeMountinfo undoes the kernel's \ooo for space, tab, line feed and
-// backslash.
-func unescapeMountinfo(s string) string {
-	if !strings.Contains(s, `\`) {
-		return s
-	}
-	var b strings.Builder
-	for i := 0; i < len(s); i++ {
-		if s[i] == '\\' && i+3 < len(s) {
-			if v, err := strconv.ParseUint(s[i+1:i+4], 8, 8); err == nil {
-				b.WriteByte(byte(v))
-				i += 3
-				continue
-			}
-		}
-		b.WriteByte(s[i])
-	}
-	return b.String()
+	top := mounts[len(mounts)-1] // later ones lie above earlier ones
+	return device{uint32(top.Major), uint32(top.Minor)}, true, nil
 }
 
 // setReadAhead raises the mount's readahead window; the kernel caps what INIT

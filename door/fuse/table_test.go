@@ -200,22 +200,6 @@ func TestHandleFlags(t *testing.T) {
 	}
 }
 
-func FuzzMountinfo(f *testing.F) {
-	f.Add(`36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw,errors=continue`)
-	f.Add(`36 35 0:45 / /mnt/with\040space rw - fuse.massif massif rw`)
-	f.Add(`36 35 0:x / / rw`)
-	f.Add(`\134\1`)
-	f.Fuzz(func(t *testing.T, line string) {
-		_, point, ok := parseMountinfo(line)
-		if !ok && point != "" {
-			t.Error("a mount point without success")
-		}
-		if len(unescapeMountinfo(line)) > len(line) {
-			t.Error("unescaping made it longer")
-		}
-	})
-}
-
 func TestMountHelper(t *testing.T) {
 	if _, err := fusermount(); err != nil {
 		t.Skip(err)
