@@ -5,7 +5,7 @@
 //
 // A client of the engine works through a [Session]. The engine in this process
 // implements it ([Engine].NewSession); the client of the metadata server
-// (package metarpc, later) implements it over the wire. So nothing in it assumes
+// (package metarpc) implements it over the wire. So nothing in it assumes
 // shared memory: what a client holds (open files, pins, locks, reservations)
 // belongs to its session and ends with it.
 //
