@@ -12,6 +12,7 @@ import (
 	"strings"
 	"unsafe"
 
+	"golang.org/x/sys/unix"
 	"golang.org/x/term"
 )
 
@@ -40,10 +41,30 @@ func Secret(question string) (string, error) {
 		return "", err
 	}
 	defer tty.Close()
+	// The echo goes before the question comes: who is quick must not see the answer.
+	restore, err := silence(int(tty.Fd()))
+	if err != nil {
+		return "", err
+	}
+	defer restore()
 	fmt.Fprint(tty, question)
 	answer, err := term.ReadPassword(int(tty.Fd()))
 	fmt.Fprintln(tty)
 	return string(answer), err
+}
+
+// silence switches the echo of a terminal off.
+func silence(fd int) (restore func(), err error) {
+	old, err := unix.IoctlGetTermios(fd, unix.TCGETS)
+	if err != nil {
+		return nil, err
+	}
+	quiet := *old
+	quiet.Lflag &^= unix.ECHO
+	if err := unix.IoctlSetTermios(fd, unix.TCSETS, &quiet); err != nil {
+		return nil, err
+	}
+	return func() { unix.IoctlSetTermios(fd, unix.TCSETS, old) }, nil
 }
 
 // Ask asks for a line.

@@ -222,7 +222,8 @@ func (f *File) marshal() ([]byte, error) {
 	if f.Insecure {
 		b.WriteString("# nobody checks who the admin server is\ninsecure = true\n")
 	}
-	return b.Bytes(), errors.Join(err, line("keyID", f.KeyID))
+	err = errors.Join(err, line("keyID", f.KeyID))
+	return b.Bytes(), err
 }
 
 // maxSecret bounds a secret read from a file, in bytes.
