@@ -238,3 +238,72 @@ func TestListingUnderChange(t *testing.T) {
 		}
 	})
 }
+
+// TestCrowd: on each mount many programs at once change the names that the others
+// know, and read and write one file, so that more requests wait for other mounts than a
+// mount has threads. Recalls must be answered all the same.
+func TestCrowd(t *testing.T) {
+	onMounts(t, 3, func(t *testing.T, dirs []string) {
+		const crowd = 40
+		rounds := 6
+		if testing.Short() {
+			rounds = 2
+		}
+		check(t, os.WriteFile(filepath.Join(dirs[0], "file"), make([]byte, 100_000), 0o644))
+		for d := range 4 {
+			check(t, os.Mkdir(filepath.Join(dirs[0], fmt.Sprint("d", d)), 0o755))
+		}
+		var slowest atomic.Int64
+		timed := func(what string, fn func() error) {
+			begin := time.Now()
+			if err := fn(); err != nil && !errors.Is(err, os.ErrNotExist) {
+				t.Errorf("%s: %v", what, err)
+			}
+			took := int64(time.Since(begin))
+			for was := slowest.Load(); took > was && !slowest.CompareAndSwap(was, took); was = slowest.Load() {
+			}
+		}
+		var wg sync.WaitGroup
+		for i, dir := range dirs {
+			for k := range crowd {
+				wg.Go(func() {
+					f, err := os.OpenFile(filepath.Join(dir, "file"), os.O_RDWR, 0)
+					if err != nil {
+						t.Error(err)
+						return
+					}
+					defer f.Close()
+					for r := range rounds {
+						sub := fmt.Sprint("d", (k+r)%4)
+						name := filepath.Join(sub, fmt.Sprintf("n%d", (k*rounds+r)%(crowd*2)))
+						switch (i + k + r) % 4 {
+						case 0:
+							timed("write", func() error { return os.WriteFile(filepath.Join(dir, name), []byte("x"), 0o644) })
+						case 1:
+							timed("remove", func() error { return os.Remove(filepath.Join(dir, name)) })
+						case 2:
+							timed("list", func() error { _, err := os.ReadDir(filepath.Join(dir, sub)); return err })
+						default:
+							timed("overwrite", func() error {
+								_, err := f.WriteAt([]byte("y"), int64(k*2000))
+								return errors.Join(err, f.Sync())
+							})
+						}
+						timed("read", func() error { _, err := f.ReadAt(make([]byte, 3000), int64(k*2000)); return err })
+					}
+				})
+			}
+		}
+		wg.Wait()
+		t.Logf("slowest call: %v", time.Duration(slowest.Load()))
+		if d := time.Duration(slowest.Load()); d > 4500*time.Millisecond {
+			t.Errorf("a call took %v: only the end of somebody's patience ended it", d)
+		}
+		first := picture(t, dirs[0])
+		for _, dir := range dirs[1:] {
+			if got := picture(t, dir); got != first {
+				t.Errorf("the mounts differ:\n%s\n%s", first, got)
+			}
+		}
+	})
+}

@@ -56,6 +56,9 @@ func (fs *FS) freezeShared(n *node, onlyFull bool) *job {
 	j := &job{n: n, write: meta.FileWrite{Ino: n.ino, Mtime: n.mtime}}
 	j.shared = sharedJob{onlyFull: onlyFull, loads: n.loads, recalled: n.recalled.Load()}
 	n.full = false
+	if onlyFull && n.appending {
+		return nil // others' appends would come between the parts
+	}
 	if onlyFull {
 		for index, segs := range n.active {
 			if segs.bytes != fs.chunk {
