@@ -122,9 +122,7 @@ func (b *blockSession) MayWrite(_ context.Context, id block.ID) error {
 
 // claim takes the numbers of new blocks, which no grant is given for from then on:
 // EINVAL if one was not allocated to this session, or has been named before. undo
-// gives them back, for a commit that failed. (A session that is restored after a
-// restart of the server has lost its numbers: its commits then should give
-// meta.ErrLayout, upon which a tree stores its data again under new ones.)
+// gives them back, for a commit that failed.
 func (ss *session) claim(blocks []meta.Block) (undo func(), err error) {
 	done := 0
 	undo = func() {

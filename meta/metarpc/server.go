@@ -305,11 +305,14 @@ func (s *Server) enter(ss *session) error {
 	if s.closing {
 		return errServerCloses
 	}
-	e := ss.vol.Engine
-	if ss.sync = s.volumes[e]; ss.sync == nil {
-		ss.sync = newSyncer(e)
-		s.volumes[e] = ss.sync
-		s.tasks.Go(func() { ss.sync.run(s.stop) })
+	// A read-only session has nothing to make durable, and one of the past an engine that
+	// ends with it.
+	if e := ss.vol.Engine; !ss.readOnly {
+		if ss.sync = s.volumes[e]; ss.sync == nil {
+			ss.sync = newSyncer(e)
+			s.volumes[e] = ss.sync
+			s.tasks.Go(func() { ss.sync.run(s.stop) })
+		}
 	}
 	s.sessions[sessionKey{ss.grant.Volume, ss.id}] = ss
 	s.named[ss.blockName()] = ss
