@@ -351,11 +351,11 @@ type interruptIn struct {
 // retrieveIn comes with the pages that a Retrieve asked for. It is as long as
 // WriteIn.
 type retrieveIn struct {
-	_      uint64
-	offset uint64
-	size   uint32
-	_      uint32
-	_      [2]uint64
+	_    uint64
+	_    uint64 // offset
+	size uint32
+	_    uint32
+	_    [2]uint64
 }
 
 type initIn struct {
