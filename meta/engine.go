@@ -48,6 +48,9 @@ type Engine struct {
 	mu       sync.Mutex
 	sessions map[uint64]*session
 	closed   bool
+	// Who wants to know of changed settings.
+	onSettings   map[int]func()
+	settingsNext int
 
 	ctx      context.Context // ends with the engine
 	cancel   context.CancelFunc
@@ -294,6 +297,9 @@ func (e *Engine) UpdateSettings(ctx context.Context, change func(*Format) error)
 	})
 	if err == nil {
 		err = e.db.Sync(ctx)
+	}
+	if err == nil {
+		e.tellSettings()
 	}
 	return fail("change settings", "", err)
 }

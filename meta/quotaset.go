@@ -56,6 +56,9 @@ func (e *Engine) SetQuota(ctx context.Context, ino vfs.Ino, bytes, inodes uint64
 	if err == nil {
 		err = e.db.Sync(ctx)
 	}
+	if err == nil {
+		e.tellSettings()
+	}
 	return fail("set quota", "", err)
 }
 
@@ -71,6 +74,9 @@ func (e *Engine) RemoveQuota(ctx context.Context, ino vfs.Ino) error {
 	})
 	if err == nil {
 		err = e.db.Sync(ctx)
+	}
+	if err == nil {
+		e.tellSettings()
 	}
 	return fail("remove quota", "", err)
 }

@@ -84,12 +84,17 @@ func (c *Client) receive(l *link, kind frameKind, body []byte) error {
 		return c.own(body)
 	case frameChange:
 		return c.feed.receive(body)
-	case frameLimits:
+	case frameFormat:
 		d := decoder{b: body}
-		limited := d.bool()
+		limited, text := d.bool(), d.bytes(maxFormat)
 		if err := d.done(); err != nil {
 			return err
 		}
+		f, err := parseFormat(text)
+		if err != nil {
+			return err
+		}
+		c.format.Store(f)
 		c.limited.Store(limited)
 	case frameLeave:
 		return errors.New("the server goes down")

@@ -36,7 +36,7 @@ const (
 	frameChange  frameKind = 70 // the change feed
 	frameLeave   frameKind = 71 // the server goes down: come back in a moment
 	frameEnd     frameKind = 72 // the session has ended: why
-	frameLimits  frameKind = 73 // whether there are quotas
+	frameFormat  frameKind = 73 // the volume's settings have changed, or whether it has quotas
 )
 
 const (

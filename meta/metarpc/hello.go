@@ -155,7 +155,7 @@ func (w *welcome) decode(body []byte) error {
 		w.unknown = d.bool()
 	default:
 		w.session, w.secret, w.how = d.uint(), append([]byte(nil), d.bytes(secretSize)...), resumption(d.u8())
-		format := d.bytes(64 << 10)
+		format := d.bytes(maxFormat)
 		w.lease = time.Duration(d.most(maxPeriod)) * time.Millisecond
 		w.life = time.Duration(d.most(maxPeriod)) * time.Millisecond
 		w.durable, w.limited, w.readOnly, w.server = d.bool(), d.bool(), d.bool(), d.str(256)
@@ -163,15 +163,25 @@ func (w *welcome) decode(body []byte) error {
 		if d.bad || w.root == 0 || w.how > sessionRestored || w.lease == 0 || w.life == 0 || len(w.secret) != secretSize {
 			return errMalformed
 		}
-		if err := json.Unmarshal(format, &w.format); err != nil {
-			return fmt.Errorf("%w: settings of the volume: %v", errMalformed, err)
-		}
-		if err := w.format.Validate(); err != nil {
+		f, err := parseFormat(format)
+		if err != nil {
 			return err
 		}
+		w.format = *f
 	}
 	if d.bad {
 		return errMalformed
 	}
 	return nil
+}
+
+// maxFormat bounds the settings of a volume.
+const maxFormat = 64 << 10
+
+func parseFormat(text []byte) (*meta.Format, error) {
+	f := new(meta.Format)
+	if err := json.Unmarshal(text, f); err != nil {
+		return nil, fmt.Errorf("%w: settings of the volume: %v", errMalformed, err)
+	}
+	return f, f.Validate()
 }

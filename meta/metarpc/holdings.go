@@ -259,16 +259,15 @@ func (s *spaceSet) add(ino vfs.Ino, held, spare int64) {
 	}
 }
 
-// takeSpare uses n bytes of what is spare, if there are as many.
-func (s *spaceSet) takeSpare(ino vfs.Ino, n int64) bool {
+// takeSpare uses up to n bytes of what is spare.
+func (s *spaceSet) takeSpare(ino vfs.Ino, n int64) (took int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	x := s.m[ino]
-	if x == nil || x.spare < n {
-		return false
+	if x := s.m[ino]; x != nil {
+		took = min(x.spare, n)
+		x.spare -= took
 	}
-	x.spare -= n
-	return true
+	return took
 }
 
 // cut takes what is spare beyond keep.
@@ -294,20 +293,26 @@ func (c *Client) Reserve(ctx context.Context, ino vfs.Ino, bytes int64) error {
 		return nil
 	case c.readOnly:
 		return syscall.EROFS
-	case !c.limited.Load() || c.space.takeSpare(ino, bytes):
+	case !c.limited.Load():
 		return c.endedErr()
 	}
-	err := c.reserve(ctx, ino, bytes+spareSpace)
+	took := c.space.takeSpare(ino, bytes)
+	need := bytes - took
+	if need == 0 {
+		return c.endedErr()
+	}
+	err := c.reserve(ctx, ino, need+spareSpace)
 	if err == nil {
-		c.space.add(ino, bytes+spareSpace, spareSpace)
+		c.space.add(ino, need+spareSpace, spareSpace)
 		return nil
 	}
-	if !errors.Is(err, syscall.ENOSPC) && !errors.Is(err, syscall.EDQUOT) {
-		return err
+	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+		if err = c.reserve(ctx, ino, need); err == nil {
+			c.space.add(ino, need, 0)
+			return nil
+		}
 	}
-	if err = c.reserve(ctx, ino, bytes); err == nil {
-		c.space.add(ino, bytes, 0)
-	}
+	c.space.add(ino, 0, took)
 	return err
 }
 

@@ -651,6 +651,28 @@ func TestWatch(t *testing.T) {
 	stop()
 }
 
+// TestSettings: clients learn of changed settings and quotas, and reserve space only
+// where there are some.
+func TestSettings(t *testing.T) {
+	h := newHouse(t)
+	c := h.dial()
+	f := h.file(c, vfs.Root, "f")
+	h.ok(c.Reserve(bg, f, 1<<40))
+	h.ok(h.e.UpdateSettings(bg, func(f *meta.Format) error { f.QuotaBytes = 8 << 20; f.Retention = time.Hour; return nil }))
+	h.eventually("the client knows", func() bool { return c.Format().Retention == time.Hour })
+	before := h.s.calls.Load()
+	for range 1000 {
+		h.ok(c.Reserve(bg, f, 1000))
+	}
+	if n := h.s.calls.Load() - before; n > 2 {
+		t.Errorf("%d calls to reserve a megabyte", n)
+	}
+	h.want(c.Reserve(bg, f, 8<<20), syscall.ENOSPC)
+	h.ok(c.Reserve(bg, f, 6<<20))
+	c.Unreserve(f, 6<<20)
+	h.eventually("it is given back", func() bool { return c.Reserve(bg, f, 5<<20) == nil })
+}
+
 // TestHostile: what breaks the protocol ends the connection, and nothing else.
 func TestHostile(t *testing.T) {
 	h := newHouse(t)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"crypto/subtle"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -311,7 +312,11 @@ func (s *Server) enter(ss *session) error {
 		if ss.sync = s.volumes[e]; ss.sync == nil {
 			ss.sync = newSyncer(e)
 			s.volumes[e] = ss.sync
-			s.tasks.Go(func() { ss.sync.run(s.stop) })
+			forget := e.OnSettings(func() { s.announce(e) })
+			s.tasks.Go(func() {
+				ss.sync.run(s.stop)
+				forget()
+			})
 		}
 	}
 	s.sessions[sessionKey{ss.grant.Volume, ss.id}] = ss
@@ -364,6 +369,31 @@ func (s *Server) resume(ctx context.Context, h *Hello, g *Grant, v *Volume) (*se
 		return ss, sessionResumed, nil
 	}
 	return ss, sessionRestored, nil
+}
+
+// announce tells the clients of a volume that its settings have changed.
+func (s *Server) announce(e *meta.Engine) {
+	settings := e.Settings()
+	text, err := json.Marshal(&settings)
+	if err != nil {
+		s.log.Error("settings of the volume", "err", err)
+		return
+	}
+	x := encoder{b: beginFrame(nil, frameFormat)}
+	x.bool(e.Limited())
+	x.bytes(text)
+	endFrame(x.b, 0)
+	s.mu.Lock()
+	var list []*session
+	for _, ss := range s.sessions {
+		if ss.vol.Engine == e {
+			list = append(list, ss)
+		}
+	}
+	s.mu.Unlock()
+	for _, ss := range list {
+		ss.push(x.b)
+	}
 }
 
 // watchOver ends sessions that nothing was heard of for too long.
