@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
@@ -184,7 +185,7 @@ func openShared(ctx context.Context, env *Env, f *creds.File, m *adminapi.MountS
 	if err != nil {
 		return nil, fmt.Errorf("volume %s: %w", name, err)
 	}
-	client, err := dialMeta(ctx, env, f, m, link)
+	client, err := dialMeta(ctx, env, f, m, link, false)
 	if err != nil {
 		return nil, fmt.Errorf("volume %s: %w", name, err)
 	}
@@ -320,8 +321,27 @@ func (l *metaLink) connect(ctx context.Context, protocol string) (net.Conn, erro
 	return conn, nil
 }
 
+// Session begins a session with the volume's metadata server, without a mount: what
+// works on metadata alone needs no more. Without cached, every operation asks the
+// server. Names in an encrypted volume stay as they are stored.
+func (t *SharedTree) Session(ctx context.Context, cached bool, log *slog.Logger) (*metarpc.Client, error) {
+	f, err := t.credentials()
+	if err != nil {
+		return nil, err
+	}
+	m, err := t.ask(ctx, f)
+	if err != nil {
+		return nil, err
+	}
+	link, err := newMetaLink(m)
+	if err != nil {
+		return nil, err
+	}
+	return dialMeta(ctx, &Env{Options: &Options{}, Log: log}, f, m, link, !cached)
+}
+
 // dialMeta begins the session.
-func dialMeta(ctx context.Context, env *Env, f *creds.File, m *adminapi.MountSettings, link *metaLink) (*metarpc.Client, error) {
+func dialMeta(ctx context.Context, env *Env, f *creds.File, m *adminapi.MountSettings, link *metaLink, noCache bool) (*metarpc.Client, error) {
 	host, err := os.Hostname()
 	if err != nil {
 		host = "localhost"
@@ -342,7 +362,7 @@ func dialMeta(ctx context.Context, env *Env, f *creds.File, m *adminapi.MountSet
 			Token: f.Token, Volume: m.VolumeID, At: at, ReadOnly: env.Options.ReadOnly,
 			Info: meta.SessionInfo{Host: host, PID: os.Getpid(), Mountpoint: env.Point},
 		},
-		Logger: env.Log,
+		NoCache: noCache, Logger: env.Log,
 	})
 	if errors.Is(err, context.DeadlineExceeded) {
 		err = fmt.Errorf("metadata server %s does not answer: %w", link.addr, syscall.ETIMEDOUT)

@@ -4,9 +4,10 @@
 //	go run ./internal/bench -massif bin/massif -quick
 //
 // One run does the same work on each file system ([Target]): a directory of the
-// local disk, a Massif volume whose blocks lie on that disk, and, where their
-// programs are on PATH, bindfs (what FUSE itself costs) and JuiceFS with its embedded
-// metadata engine and a directory store. Machines differ and are busy with other
+// local disk, a Massif volume whose blocks lie on that disk, a shared one (by way of a
+// metadata server on the same machine), and, where their programs are on PATH, bindfs
+// (what FUSE itself costs) and JuiceFS with a directory store, with its embedded
+// metadata engine and with a Redis. Machines differ and are busy with other
 // things, so only ratios within one run mean something: the targets take turns,
 // in another order each round, and the table gives medians over rounds and how
 // many times faster Massif is than each other.
@@ -56,8 +57,10 @@ type Sample struct {
 	Row    string  `json:"row"`
 	Value  float64 `json:"value"`
 	// Capped: the time was over before the work; the value is the rate till then.
-	Capped bool   `json:"capped,omitempty"`
-	Err    string `json:"error,omitempty"`
+	Capped bool `json:"capped,omitempty"`
+	// Warm: the kernel's caches could not be dropped before.
+	Warm bool   `json:"warm,omitempty"`
+	Err  string `json:"error,omitempty"`
 }
 
 // Report is the outcome of a run.
@@ -106,12 +109,13 @@ func Run(ctx context.Context, cfg Config) (*Report, error) {
 	for _, t := range cfg.Targets {
 		rep.Targets = append(rep.Targets, t.Name())
 	}
+	var caches caches
 	for round := range cfg.Rounds {
 		for i := range cfg.Targets {
 			// Another order each round: whoever comes first finds another machine.
 			t := cfg.Targets[(i+round)%len(cfg.Targets)]
 			cfg.Log("round %d of %d: %s", round+1, cfg.Rounds, t.Name())
-			s := &session{cfg: cfg, in: in, target: t, round: round, rep: rep,
+			s := &session{cfg: cfg, in: in, target: t, round: round, rep: rep, caches: &caches,
 				dir: filepath.Join(work, fmt.Sprintf("%s.%d", t.Name(), round))}
 			if err := s.run(ctx, rows); err != nil {
 				return nil, fmt.Errorf("bench: %s: %w", t.Name(), err)
@@ -134,6 +138,7 @@ type session struct {
 	rep    *Report
 	dir    string // the target's directory
 	mnt    string // where the work is done
+	caches *caches
 	usage  usage
 }
 
@@ -150,10 +155,17 @@ func (s *session) run(ctx context.Context, rows []row) (err error) {
 		return err
 	}
 	if err := s.target.Mount(ctx, state, s.mnt); err != nil {
-		return err
+		return errors.Join(err, s.target.Teardown(context.WithoutCancel(ctx), state))
 	}
 	defer func() {
-		s.usage.gather(s.mnt)
+		// Also when the run was interrupted.
+		ctx := context.WithoutCancel(ctx)
+		s.usage.gather(daemons(s.mnt)...)
+		var server usage
+		t, isServed := s.target.(*served)
+		if isServed {
+			server.gather(t.serverPID())
+		}
 		err = errors.Join(err, s.target.Unmount(ctx, state, s.mnt), s.target.Teardown(ctx, state))
 		if err == nil {
 			err = os.RemoveAll(s.dir)
@@ -161,6 +173,10 @@ func (s *session) run(ctx context.Context, rows []row) (err error) {
 		if err == nil && s.target.Name() != LocalName {
 			s.add("cpu", Sample{Value: s.usage.cpu.Seconds()})
 			s.add("memory_peak", Sample{Value: float64(s.usage.peak) / (1 << 20)})
+		}
+		if err == nil && isServed {
+			s.add("server_cpu", Sample{Value: server.cpu.Seconds()})
+			s.add("server_memory_peak", Sample{Value: float64(server.peak) / (1 << 20)})
 		}
 	}()
 	dead := false
@@ -172,7 +188,7 @@ func (s *session) run(ctx context.Context, rows []row) (err error) {
 			s.add(r.name, Sample{Err: "the file system had failed before"})
 			continue
 		}
-		v, capped, err := s.measure(ctx, r, state)
+		v, err := s.measure(ctx, r, state)
 		switch {
 		case errors.Is(err, errNeedsRoot):
 			continue
@@ -181,8 +197,8 @@ func (s *session) run(ctx context.Context, rows []row) (err error) {
 			s.add(r.name, Sample{Err: err.Error()})
 			dead = errors.Is(err, errMount)
 		default:
-			s.cfg.Log("  %-24s %12.1f %s", r.name, v, r.unit)
-			s.add(r.name, Sample{Value: v, Capped: capped})
+			s.cfg.Log("  %-24s %12.1f %s", r.name, v.Value, r.unit)
+			s.add(r.name, v)
 		}
 	}
 	return nil
@@ -199,27 +215,31 @@ var (
 )
 
 // measure brings the file system into the state that a row asks for and runs it.
-func (s *session) measure(ctx context.Context, r row, state string) (float64, bool, error) {
+func (s *session) measure(ctx context.Context, r row, state string) (v Sample, err error) {
 	if r.prep != asIs && os.Geteuid() != 0 {
-		return 0, false, errNeedsRoot
+		return v, errNeedsRoot
 	}
 	if r.prep == cold {
-		s.usage.gather(s.mnt)
+		s.usage.gather(daemons(s.mnt)...)
 		if err := s.target.Unmount(ctx, state, s.mnt); err != nil {
-			return 0, false, fmt.Errorf("%w: %w", errMount, err)
+			return v, fmt.Errorf("%w: %w", errMount, err)
 		}
 		if err := s.target.Wipe(ctx, state); err != nil {
-			return 0, false, err
+			return v, err
 		}
 	}
 	if r.prep != asIs {
-		if err := dropCaches(); err != nil {
-			return 0, false, err
+		err := s.caches.drop(s.mnt)
+		if errors.Is(err, errStuck) {
+			s.cfg.Log("  %v", err)
+			v.Warm = true
+		} else if err != nil {
+			return v, err
 		}
 	}
 	if r.prep == cold {
 		if err := s.target.Mount(ctx, state, s.mnt); err != nil {
-			return 0, false, fmt.Errorf("%w: %w", errMount, err)
+			return v, fmt.Errorf("%w: %w", errMount, err)
 		}
 	}
 	w := &work{in: s.in, dir: filepath.Join(s.mnt, r.dir), scale: s.cfg.Scale, threads: max(r.threads, 1), limit: s.cfg.Limit}
@@ -227,6 +247,7 @@ func (s *session) measure(ctx context.Context, r row, state string) (float64, bo
 	hung := time.AfterFunc(4*s.cfg.Limit, func() { abort(s.mnt) })
 	defer hung.Stop()
 	w.begin()
-	v, err := r.do(w)
-	return v, w.capped, err
+	v.Value, err = r.do(w)
+	v.Capped = w.capped
+	return v, err
 }

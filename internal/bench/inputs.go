@@ -13,8 +13,6 @@ import (
 	"slices"
 	"strings"
 	"unsafe"
-
-	"golang.org/x/sys/unix"
 )
 
 // inputs are what the rows work with, in memory, made once.
@@ -126,10 +124,4 @@ func alignedBlock() []byte {
 	b := make([]byte, 2*blockSize)
 	off := int(-uintptr(unsafe.Pointer(&b[0])) & (blockSize - 1))
 	return b[off : off+blockSize : off+blockSize]
-}
-
-// dropCaches makes the kernel forget clean pages, names and inodes.
-func dropCaches() error {
-	unix.Sync()
-	return os.WriteFile("/proc/sys/vm/drop_caches", []byte("3"), 0)
 }

@@ -69,6 +69,8 @@ var allRows = []row{
 var costRows = []row{
 	{section: "cost", name: "cpu", unit: "s"},
 	{section: "cost", name: "memory_peak", unit: "MiB"},
+	{section: "cost", name: "server_cpu", unit: "s"},
+	{section: "cost", name: "server_memory_peak", unit: "MiB"},
 }
 
 // Names lists sections and rows, for help.

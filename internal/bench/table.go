@@ -9,7 +9,8 @@ import (
 )
 
 // Median is the median of a row on a target, over rounds without errors; ok is
-// false if there is none. note is "*" if some round was cut short.
+// false if there is none. note is "*" if some round was cut short, "~" if some round was
+// not cold.
 func (r *Report) Median(target, row string) (value float64, note string, ok bool) {
 	var values []float64
 	for _, s := range r.Samples {
@@ -17,8 +18,11 @@ func (r *Report) Median(target, row string) (value float64, note string, ok bool
 			continue
 		}
 		values = append(values, s.Value)
-		if s.Capped {
-			note = "*"
+		if s.Capped && !strings.Contains(note, "*") {
+			note += "*"
+		}
+		if s.Warm && !strings.Contains(note, "~") {
+			note += "~"
 		}
 	}
 	if len(values) == 0 {
@@ -44,7 +48,7 @@ func (r *Report) Ratio(target, than, row string) (float64, bool) {
 }
 
 // Print writes the table: medians, and for each Massif target how many times
-// better it is than each of the others.
+// better it is than each of the others; of several Massif targets, than the first.
 func (r *Report) Print(out io.Writer) error {
 	fmt.Fprintf(out, "%s\n%s, scale %g\n\n", r.Time.Format("2006-01-02 15:04"), r.Machine, r.Scale)
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', tabwriter.AlignRight)
@@ -55,7 +59,7 @@ func (r *Report) Print(out io.Writer) error {
 	var pairs [][2]string
 	for _, t := range r.Targets {
 		for _, than := range r.Targets {
-			if strings.HasPrefix(t, MassifName) && t != than && !strings.HasPrefix(than, MassifName) {
+			if strings.HasPrefix(t, MassifName) && t != than && (than == MassifName || !strings.HasPrefix(than, MassifName)) {
 				pairs = append(pairs, [2]string{t, than})
 				head += t + "/" + than + "\t"
 			}
@@ -79,7 +83,7 @@ func (r *Report) Print(out io.Writer) error {
 	if err := w.Flush(); err != nil {
 		return err
 	}
-	fmt.Fprintln(out, "\nmedians; ratios above 1: massif is better; * the rate when the time was over; ! failed")
+	fmt.Fprintln(out, "\nmedians; ratios above 1: massif is better; * the rate when the time was over; ~ not cold: the kernel's caches could not be dropped; ! failed")
 	return r.printErrors(out)
 }
 

@@ -17,7 +17,7 @@ import (
 )
 
 // Target is a file system to measure. state is a directory for its stores and
-// caches, mnt the mount point; a Target keeps nothing else.
+// caches, mnt the mount point; what else a Target needs lives from Setup to Teardown.
 type Target interface {
 	Name() string
 	// Setup makes a fresh file system.
@@ -73,26 +73,21 @@ func Bindfs() Target {
 }
 
 // JuiceFS has its metadata in an embedded engine and its blocks in a directory.
-func JuiceFS() Target {
+func JuiceFS() Target { return juiceFS("juicefs", "badger://$STATE/meta", "") }
+
+// JuiceFSXattr is JuiceFS with extended attributes, which it has only when asked: the
+// kernel then asks it for them, as for every file that "ls -l" shows.
+func JuiceFSXattr() Target { return juiceFS("juicefs-xattr", "badger://$STATE/meta", "--enable-xattr") }
+
+// juiceFS has its metadata in the engine at an address; options are those of the mount.
+func juiceFS(name, engine, options string) commands {
 	return commands{
-		name:    "juicefs",
-		setup:   `mkdir "$STATE/store" "$STATE/cache" && juicefs format --trash-days 0 --storage file --bucket "$STATE/store/" "badger://$STATE/meta" bench`,
-		mount:   `juicefs mount -d --no-usage-report --no-syslog --backup-meta 0 --metrics 127.0.0.1:0 --log "$STATE/log" --cache-dir "$STATE/cache" --free-space-ratio 0.01 "badger://$STATE/meta" "$MNT"`,
+		name:    name,
+		setup:   `mkdir "$STATE/store" "$STATE/cache" && juicefs format --trash-days 0 --storage file --bucket "$STATE/store/" "` + engine + `" bench`,
+		mount:   `juicefs mount -d --no-usage-report --no-syslog --backup-meta 0 --metrics 127.0.0.1:0 --log "$STATE/log" --cache-dir "$STATE/cache" --free-space-ratio 0.01 ` + options + ` "` + engine + `" "$MNT"`,
 		unmount: `juicefs umount "$MNT"`,
 		wipe:    `rm -rf "$STATE"/cache/*`,
 	}
-}
-
-// Found lists Local, Massif and those others whose programs are on PATH.
-func Found(massif string) []Target {
-	targets := []Target{Local(), Massif(massif, "", "", "")}
-	if _, err := exec.LookPath("bindfs"); err == nil {
-		targets = append(targets, Bindfs())
-	}
-	if _, err := exec.LookPath("juicefs"); err == nil {
-		targets = append(targets, JuiceFS())
-	}
-	return targets
 }
 
 func (c commands) Name() string { return c.name }
@@ -188,16 +183,15 @@ func mountedNoStat(mnt string) bool {
 	return strings.Contains(string(b), " "+mnt+" ")
 }
 
-// usage is what the daemons of a mount have used.
+// usage is what processes have used.
 type usage struct {
 	cpu  time.Duration
 	peak int64 // bytes
 }
 
-// gather adds what the daemons of mnt that live now have used; it is called just
-// before each unmount.
-func (u *usage) gather(mnt string) {
-	for _, pid := range daemons(mnt) {
+// gather adds what processes have used; it is called just before they end.
+func (u *usage) gather(pids ...int) {
+	for _, pid := range pids {
 		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 		if err != nil {
 			continue
