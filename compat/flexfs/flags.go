@@ -102,7 +102,7 @@ var startFlags = []startFlag{
 		r.warn("diskMaxBlockSize", "the disk cache takes blocks of every size")
 		return nil
 	}},
-	{name: "diskWriteback", help: "acknowledge writes when they are on the local disk", apply: toggle("writeback")},
+	{name: "diskWriteback", help: "acknowledge writes when they are on the local disk", idle: "writes are acknowledged when every mount can read them", apply: toggle()},
 	{name: "foreground", short: "f", help: "stay in the foreground (also if NOTIFY_SOCKET is set)", apply: flag(func(r *request) *bool { return &r.foreground })},
 	{name: "credsFile", arg: "FILE", help: "credentials file (default ~/.flexfs/mount/creds/<NAME>)", apply: func(r *request, v string) (err error) {
 		r.credsFile, err = absolute(v)
@@ -226,10 +226,6 @@ func (r *request) finish() error {
 			port = "6060"
 		}
 		r.options.MetricsAddr, r.options.Pprof = "127.0.0.1:"+port, true
-	}
-	if r.options.ReadOnly && r.options.Writeback {
-		r.options.Writeback = false
-		r.warnings = append(r.warnings, "--diskWriteback has no effect: the mount is read-only")
 	}
 	return nil
 }
