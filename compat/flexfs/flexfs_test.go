@@ -169,7 +169,7 @@ func FuzzFstab(f *testing.F) {
 			t.Errorf("%q became %q", table, whole.String())
 		}
 		// A line that is written is found again.
-		if strings.ContainsAny(point, "\r\v\f\x85\u00a0") || !strings.HasPrefix(point, "/") || strings.ContainsRune(point, 0) {
+		if !strings.HasPrefix(point, "/") || strings.ContainsRune(point, 0) {
 			return
 		}
 		line := "vol " + escapeFstab(point) + " flexfs ro 0 0\n"

@@ -39,8 +39,10 @@ func parseFstab(data []byte) []fstabLine {
 			continue
 		}
 		l := fstabLine{raw: raw}
-		if text := strings.TrimSpace(raw); text != "" && text[0] != '#' {
-			for _, f := range strings.Fields(text) {
+		// As getmntent(3) has it: blanks and tabs divide, and nothing else does.
+		fields := strings.FieldsFunc(raw, func(r rune) bool { return r == ' ' || r == '\t' || r == '\n' })
+		if len(fields) > 0 && fields[0][0] != '#' {
+			for _, f := range fields {
 				l.fields = append(l.fields, unescapeFstab(f))
 			}
 		}
