@@ -209,6 +209,7 @@ func describeWho(w *adminapi.Whoami) string {
 func (c *adminCommand) whoami() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "whoami", Short: "Show what the token is", Args: exactArgs(),
+		Example: "  massif admin whoami",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			client, err := c.client()
 			if err != nil {

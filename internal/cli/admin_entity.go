@@ -130,6 +130,7 @@ func (c *adminCommand) verbOf(verb, short string, s *adminapi.Schema) *cobra.Com
 	}
 	cmd := &cobra.Command{
 		Use: use, Short: short + " a " + strings.ReplaceAll(s.One, "-", " "), Args: args,
+		Example: "  massif admin " + verb + " " + s.One + " " + entityExamples[verb][s.Table],
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if secretFile != "" {
 				secret, err := c.readSecret("secret key", secretFile)
@@ -185,6 +186,26 @@ func (c *adminCommand) verbOf(verb, short string, s *adminapi.Schema) *cobra.Com
 	return cmd
 }
 
+// entityExamples are the ends of examples, by verb and table.
+var entityExamples = map[string]map[string]string{
+	"create": {
+		adminapi.TableAccounts:        "lab --notes 'the people downstairs'",
+		adminapi.TableStores:          "data --url 's3://my-bucket/massif?region=eu-central-1' --access-key-id AKIA… --secret-key-file key",
+		adminapi.TableMetadataServers: "meta1 --address meta1.example.com:7444",
+		adminapi.TableProxyGroups:     "hall --addresses 10.0.0.1:7445,10.0.0.2:7445",
+		adminapi.TableVolumes:         "photos --store data --metadata-server meta1 --retention 30d --quota-bytes 2TiB",
+		adminapi.TableTokens:          "client1 --volume photos --path team-a --read-only --expires 90d",
+	},
+	"update": {
+		adminapi.TableAccounts:        "lab --disabled",
+		adminapi.TableStores:          "data --access-key-id AKIA… --secret-key-file key",
+		adminapi.TableMetadataServers: "meta1 --address 10.0.0.7:7444",
+		adminapi.TableProxyGroups:     "hall --addresses 10.0.0.1:7445",
+		adminapi.TableVolumes:         "photos --quota-bytes 4TiB --flags noexec,root-squash",
+		adminapi.TableTokens:          "client1 --expires 7d",
+	},
+}
+
 // made tells what was made or changed, with the secret that is shown once.
 func (c *adminCommand) made(verb string, s *adminapi.Schema, e adminapi.Entity) error {
 	if c.json {
@@ -232,6 +253,7 @@ func (c *adminCommand) list() *cobra.Command {
 	var all bool
 	cmd := &cobra.Command{
 		Use: "list ENTITY", Short: "List entities", Args: exactArgs("ENTITY"),
+		Example: "  massif admin list volumes\n  massif admin list token --all --json",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			s, err := entityArg(args[0])
 			if err != nil {
@@ -371,6 +393,7 @@ func showField(f *adminapi.Field, v reflect.Value, names map[string]string) stri
 func (c *adminCommand) show() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "show ENTITY NAME", Short: "Show one entity", Args: exactArgs("ENTITY", "NAME"),
+		Example: "  massif admin show volume photos",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			s, err := entityArg(args[0])
 			if err != nil {
@@ -413,7 +436,8 @@ func (c *adminCommand) remove() *cobra.Command {
 		Long: `Delete an entity. A token is revoked: its mounts end within seconds. A volume is
 retired: its mounts end, no new ones begin, and its metadata server removes its data;
 it cannot be brought back.`,
-		Args: exactArgs("ENTITY", "NAME"),
+		Example: "  massif admin delete token client1\n  massif admin delete volume photos",
+		Args:    exactArgs("ENTITY", "NAME"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			s, err := entityArg(args[0])
 			if err != nil {
@@ -444,7 +468,8 @@ func (c *adminCommand) audit() *cobra.Command {
 		Use: "audit", Short: "Show the audit log",
 		Long: `Show who has changed what, when and from where, and which tokens were refused. The log
 only grows; --after N shows what came after record N.`,
-		Args: exactArgs(),
+		Example: "  massif admin audit\n  massif admin audit --after 1000 --json",
+		Args:    exactArgs(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			client, err := c.client()
 			if err != nil {

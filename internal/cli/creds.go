@@ -105,6 +105,7 @@ type credsRow struct {
 func (a *app) credsList() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "list", Short: "List the credentials of this user", Args: exactArgs(),
+		Example: "  massif creds list",
 		RunE: func(*cobra.Command, []string) error {
 			home, err := mount.Home()
 			if err != nil {
@@ -163,6 +164,7 @@ func globQuote(path string) string {
 func (a *app) credsRemove() *cobra.Command {
 	return &cobra.Command{
 		Use: "remove ADMIN/VOLUME", Short: "Remove the credentials of a volume", Args: exactArgs("ADMIN/VOLUME"),
+		Example: "  massif creds remove admin.example.com/photos",
 		RunE: func(_ *cobra.Command, args []string) error {
 			spec, err := mount.Parse(args[0])
 			if err != nil {

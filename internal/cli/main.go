@@ -64,7 +64,7 @@ func run(ctx context.Context, args []string, s streams) int {
 	}
 	name := "massif"
 	if p := findPersonality(filepath.Base(args[0])); p != nil {
-		name = p.name
+		name = p.Name
 	}
 	fmt.Fprintf(s.err, "%s: %s\n", name, sentence(err))
 	var usage *mount.UsageError

@@ -14,8 +14,8 @@ import (
 // personality is a program whose command line massif takes when it is started under
 // that name.
 type personality struct {
-	name string
-	what string // it is like
+	Name string `json:"name"`
+	What string `json:"like"` // it is like
 	run  func(ctx context.Context, args []string, s streams) error
 }
 
@@ -35,7 +35,7 @@ func runFlexfs(ctx context.Context, args []string, s streams) error {
 // findPersonality finds the one of a program's name.
 func findPersonality(name string) *personality {
 	for i := range personalities {
-		if personalities[i].name == name {
+		if personalities[i].Name == name {
 			return &personalities[i]
 		}
 	}
@@ -45,14 +45,19 @@ func findPersonality(name string) *personality {
 func (a *app) personalitiesCommand() *cobra.Command {
 	list := &cobra.Command{
 		Use: "list", Short: "List the personalities", Args: exactArgs(),
+		Example: "  massif personalities list",
 		RunE: func(*cobra.Command, []string) error {
+			if a.json {
+				return a.printJSON(personalities)
+			}
 			t := newTable(a.out, "NAME", "IS LIKE")
 			for _, p := range personalities {
-				t.row(p.name, p.what)
+				t.row(p.Name, p.What)
 			}
 			return t.flush()
 		},
 	}
+	a.jsonFlag(list)
 	install := &cobra.Command{
 		Use: "install DIR [NAME...]", Short: "Make links to this program under the names of personalities",
 		Long: `Make a symbolic link to this program in DIR for each personality, or for those named.
@@ -69,7 +74,7 @@ Existing links are replaced, other files are not touched. mount(8) looks for hel
 			names := args[1:]
 			if len(names) == 0 {
 				for _, p := range personalities {
-					names = append(names, p.name)
+					names = append(names, p.Name)
 				}
 			}
 			for _, name := range names {
