@@ -187,6 +187,13 @@ type Session interface {
 	Close() error
 }
 
+// Creator is a Session that can make a regular file and use it in one step, so that it
+// is still there when its maker opens it, whatever others do to its name.
+type Creator interface {
+	// Create is Mknod of a regular file, and Open of what it made.
+	Create(ctx context.Context, c *vfs.Caller, parent vfs.Ino, name string, mode uint32, out *vfs.Attr) error
+}
+
 // Maintainer is the part of the engine that looks after blocks and time. One
 // process does it for a volume.
 type Maintainer interface {

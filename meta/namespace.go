@@ -164,18 +164,23 @@ func (s *session) Mknod(ctx context.Context, c *vfs.Caller, parent vfs.Ino, name
 		mode |= syscall.S_IFREG
 	case syscall.S_IFREG, syscall.S_IFIFO, syscall.S_IFSOCK:
 	case syscall.S_IFCHR, syscall.S_IFBLK:
-		return s.make(ctx, "mknod", c, parent, name, mode, rdev, "", out)
+		return s.make(ctx, "mknod", c, parent, name, mode, rdev, "", false, out)
 	case syscall.S_IFDIR:
 		return syscall.EPERM
 	default:
 		return syscall.EINVAL
 	}
-	return s.make(ctx, "mknod", c, parent, name, mode, 0, "", out)
+	return s.make(ctx, "mknod", c, parent, name, mode, 0, "", false, out)
+}
+
+// Create implements Creator.
+func (s *session) Create(ctx context.Context, c *vfs.Caller, parent vfs.Ino, name string, mode uint32, out *vfs.Attr) error {
+	return s.make(ctx, "create", c, parent, name, mode&permissionBits|syscall.S_IFREG, 0, "", true, out)
 }
 
 // Mkdir implements Session.
 func (s *session) Mkdir(ctx context.Context, c *vfs.Caller, parent vfs.Ino, name string, mode uint32, out *vfs.Attr) error {
-	return s.make(ctx, "mkdir", c, parent, name, syscall.S_IFDIR|mode&permissionBits, 0, "", out)
+	return s.make(ctx, "mkdir", c, parent, name, syscall.S_IFDIR|mode&permissionBits, 0, "", false, out)
 }
 
 // Symlink implements Session.
@@ -183,11 +188,11 @@ func (s *session) Symlink(ctx context.Context, c *vfs.Caller, parent vfs.Ino, na
 	if err := s.e.format.Load().checkTarget(target); err != nil {
 		return err
 	}
-	return s.make(ctx, "symlink", c, parent, name, syscall.S_IFLNK|0o777, 0, target, out)
+	return s.make(ctx, "symlink", c, parent, name, syscall.S_IFLNK|0o777, 0, target, false, out)
 }
 
 // make makes a new inode with a name.
-func (s *session) make(ctx context.Context, op string, c *vfs.Caller, parent vfs.Ino, name string, mode, rdev uint32, target string, out *vfs.Attr) error {
+func (s *session) make(ctx context.Context, op string, c *vfs.Caller, parent vfs.Ino, name string, mode, rdev uint32, target string, use bool, out *vfs.Attr) error {
 	if err := s.e.format.Load().checkName(name); err != nil {
 		return err
 	}
@@ -235,6 +240,9 @@ func (s *session) make(ctx context.Context, op string, c *vfs.Caller, parent vfs
 			return err
 		}
 		n.fill(ino, out)
+		if use {
+			t.then = append(t.then, func() { s.Open(ino) })
+		}
 		return nil
 	})
 	return fail(op, name, err)

@@ -131,6 +131,7 @@ type call struct {
 }
 
 type callKey struct {
+	use    bool // what the call makes is used from the reply on
 	ino    vfs.Ino
 	name   string
 	index  uint32

@@ -129,6 +129,15 @@ func (c *Client) replied(body []byte) error {
 	k.reply = append(k.reply[:0], body[8:]...)
 	c.mu.Unlock()
 	c.learn(k, k.reply)
+	if k.key.use && !detached {
+		// Before a recall that follows the reply: the server hears of the use first.
+		var a vfs.Attr
+		if d := (decoder{b: k.reply}); d.u8() == statusOK {
+			if d.attr(&a); !d.bad {
+				c.Open(a.Ino)
+			}
+		}
+	}
 	if detached {
 		c.undetach(k)
 		return nil

@@ -4,6 +4,7 @@ import (
 	"context"
 	"syscall"
 
+	"github.com/massif-fs/massif/meta"
 	"github.com/massif-fs/massif/vfs"
 )
 
@@ -187,7 +188,15 @@ func (fs *FS) Link(ctx context.Context, c *vfs.Caller, ino, parent vfs.Ino, name
 
 // Create implements vfs.FS.
 func (fs *FS) Create(ctx context.Context, c *vfs.Caller, parent vfs.Ino, name string, mode uint32, flags int, out *vfs.Attr) (vfs.File, error) {
-	if err := fs.Mknod(ctx, c, parent, name, mode&07777|syscall.S_IFREG, 0, out); err != nil {
+	if creator, ok := fs.sess.(meta.Creator); ok {
+		if err := fs.writable(); err != nil {
+			return nil, err
+		}
+		if err := creator.Create(ctx, c, parent, name, mode&07777, out); err != nil {
+			return nil, err
+		}
+		defer fs.sess.Release(out.Ino, 1) // the File counts itself
+	} else if err := fs.Mknod(ctx, c, parent, name, mode&07777|syscall.S_IFREG, 0, out); err != nil {
 		return nil, err
 	}
 	fs.made(out)
