@@ -61,6 +61,7 @@ type Engine struct {
 	maint    maintenance
 	leases   leaseTable
 	absent   absentTable
+	recent   recentTable
 	opening  bool // Open has not returned: it ends sessions that do not come back
 }
 
@@ -226,6 +227,7 @@ func newEngine(db kv.DB, o Options) *Engine {
 	e.blocks = newIDSource(e, counterBlock, blockBatch, maxBlockID)
 	e.ctx, e.cancel = context.WithCancel(context.Background())
 	e.reaper.kick = make(chan struct{}, 1)
+	e.recent.now.Store(1)
 	e.leases.limit = int64(o.SessionLeases)
 	if e.leases.limit == 0 {
 		e.leases.limit = DefaultSessionLeases

@@ -53,6 +53,7 @@ type txn struct {
 	wants   []Recall  // leases that must not be held by others
 	relaid  []Recall  // data whose layout changes, not what it says
 	marked  []vfs.Ino // inodes marked in the table of leases, in this run
+	recent  []vfs.Ino // inodes marked as not durable
 	cached  bool      // the attribute cache knows of the commit
 	charged bool
 	partial bool   // not the last transaction of its call
@@ -277,6 +278,7 @@ func (t *txn) runOnce(w kv.Txn) error {
 			return err
 		}
 	}
+	t.beginRecent()
 	for _, n := range t.nodes[:t.count] {
 		t.e.cache.begin(n.ino)
 	}
@@ -302,6 +304,7 @@ func (t *txn) undo() {
 	t.named = t.named[:0]
 	t.unmark(t.marked)
 	t.marked = t.marked[:0]
+	t.endRecent()
 }
 
 // committed tells everybody, with the locks still held so that changes of an
@@ -315,6 +318,7 @@ func (t *txn) committed() {
 		}
 	}
 	t.cached = false
+	t.endRecent()
 	t.e.quotas.settle(t.charges)
 	t.charged = false
 	t.named = t.named[:0]

@@ -1,9 +1,11 @@
 package metarpc
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
+	"slices"
 	"syscall"
 
 	"github.com/massif-fs/massif/block"
@@ -19,8 +21,9 @@ type handler struct {
 	slot   *slot // of the call; nil: none
 	d      decoder
 	e      encoder
-	failed error // the call's error, which the reply tells
-	denied error // of an inode that the session does not see
+	failed error     // the call's error, which the reply tells
+	denied error     // of an inode that the session does not see
+	spoken []vfs.Ino // inodes that the reply tells of
 	// borrowed: it sees one only as long as it has it in use, so that it gets no lease.
 	borrowed bool
 	caller   vfs.Caller
@@ -62,6 +65,30 @@ func (h *handler) lease(ino vfs.Ino, kind meta.Leases, at int, bit uint8) {
 func (h *handler) tell(l meta.Lease, at int, bit uint8) {
 	h.e.b[at] |= bit
 	h.leases = append(h.leases, replyLease{l, at, bit})
+}
+
+// early tells whether the reply speaks of what is not durable yet.
+func (h *handler) early() bool {
+	ss := h.ss
+	if ss.sync == nil || ss.vol.Relaxed {
+		return false
+	}
+	for _, ino := range h.spoken {
+		if !ss.vol.Engine.Durable(ino) {
+			return true
+		}
+	}
+	return false
+}
+
+// sendLater is send when what the reply tells is durable.
+func (h *handler) sendLater() {
+	endFrame(h.e.b, 0)
+	late := &handler{ss: h.ss, l: h.l, e: encoder{bytes.Clone(h.e.b)}, epoch: h.epoch, leases: slices.Clone(h.leases)}
+	h.ss.sync.after(func(error) {
+		late.l.w.addAfter(late.settle, late.e.b)
+		late.l.w.post(nil)
+	})
 }
 
 // settle takes leases out of the reply that have ended since. The writer is locked:
@@ -116,6 +143,7 @@ func (h *handler) cr() *vfs.Caller {
 func (h *handler) run(ctx context.Context, o op, args []byte) error {
 	h.d = decoder{b: args}
 	h.failed, h.denied, h.borrowed = nil, nil, false
+	h.spoken = h.spoken[:0]
 	h.leases = h.leases[:0]
 	from := len(h.e.b)
 	h.e.u8(statusOK)
@@ -492,6 +520,7 @@ func (h *handler) readDir(ctx context.Context) error {
 			return false
 		}
 		count++
+		h.spoken = append(h.spoken, x.Ino)
 		x.Ino, x.Attr.Ino = h.ss.shown(x.Ino), h.ss.shown(x.Attr.Ino)
 		at := len(h.e.b)
 		h.e.entry(x)

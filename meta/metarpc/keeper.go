@@ -177,5 +177,9 @@ func (ss *session) own(u *meta.OwnChange) {
 		e.change(c)
 	}
 	endFrame(e.b, 0)
-	l.w.add(e.b)
+	if ss.sync == nil || ss.vol.Relaxed {
+		l.w.add(e.b)
+		return
+	}
+	ss.sync.after(func(error) { l.w.add(e.b) }) // not before it is durable
 }

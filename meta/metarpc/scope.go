@@ -87,7 +87,11 @@ func (h *handler) inScope(ino vfs.Ino) vfs.Ino {
 }
 
 // ino reads an inode number.
-func (h *handler) ino() vfs.Ino { return h.inScope(h.d.ino()) }
+func (h *handler) ino() vfs.Ino {
+	ino := h.inScope(h.d.ino())
+	h.spoken = append(h.spoken, ino)
+	return ino
+}
 
 // read checks that all of the arguments have been read, and that the session sees the
 // inodes among them.
@@ -124,6 +128,7 @@ func (h *handler) above(ctx context.Context, cr *vfs.Caller, dir vfs.Ino, a *vfs
 
 // attr writes attributes.
 func (h *handler) attr(a *vfs.Attr) {
+	h.spoken = append(h.spoken, a.Ino)
 	a.Ino = h.ss.shown(a.Ino)
 	h.e.attr(a)
 }

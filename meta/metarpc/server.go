@@ -312,6 +312,9 @@ func (s *Server) enter(ss *session) error {
 		if ss.sync = s.volumes[e]; ss.sync == nil {
 			ss.sync = newSyncer(e)
 			s.volumes[e] = ss.sync
+			if !ss.vol.Relaxed {
+				e.TrackDurable()
+			}
 			forget := e.OnSettings(func() { s.announce(e) })
 			s.tasks.Go(func() {
 				ss.sync.run(s.stop)
@@ -495,7 +498,7 @@ func (y *syncer) run(stop <-chan struct{}) {
 		todo := y.todo
 		y.todo = nil
 		y.mu.Unlock()
-		err := y.e.Sync(context.Background())
+		err := y.e.SyncTracked(context.Background())
 		for _, fn := range todo {
 			fn(err)
 		}

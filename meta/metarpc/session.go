@@ -437,7 +437,11 @@ func (ss *session) call(h *handler, body []byte) error {
 	if !ops[o].slot {
 		h.begin(id)
 		err := h.run(context.Background(), o, body)
-		h.send()
+		if h.early() {
+			h.sendLater()
+		} else {
+			h.send()
+		}
 		return err
 	}
 	if len(body) < 12 {
