@@ -137,6 +137,22 @@ func (s *session) Mknod(ctx context.Context, c *vfs.Caller, parent vfs.Ino, name
 	return named(s.in.Mknod(ctx, c, parent, sealed, mode, rdev, out), name)
 }
 
+// Create implements meta.Creator.
+func (s *session) Create(ctx context.Context, c *vfs.Caller, parent vfs.Ino, name string, mode uint32, out *vfs.Attr) error {
+	sealed, err := s.name(parent, name)
+	if err != nil {
+		return err
+	}
+	if in, ok := s.in.(meta.Creator); ok {
+		return named(in.Create(ctx, c, parent, sealed, mode, out), name)
+	}
+	if err := s.in.Mknod(ctx, c, parent, sealed, mode&07777|syscall.S_IFREG, 0, out); err != nil {
+		return named(err, name)
+	}
+	s.in.Open(out.Ino)
+	return nil
+}
+
 func (s *session) Mkdir(ctx context.Context, c *vfs.Caller, parent vfs.Ino, name string, mode uint32, out *vfs.Attr) error {
 	sealed, err := s.name(parent, name)
 	if err != nil {
