@@ -177,9 +177,7 @@ func (ss *session) own(u *meta.OwnChange) {
 		e.change(c)
 	}
 	endFrame(e.b, 0)
-	if ss.sync == nil || ss.vol.Relaxed {
-		l.w.add(e.b)
-		return
-	}
-	ss.sync.after(func(error) { l.w.add(e.b) }) // not before it is durable
+	// At once, although it may not be durable yet: a recall of the same thing, which
+	// can only come when the change's locks are given back, must come behind it.
+	l.w.add(e.b)
 }
