@@ -86,6 +86,8 @@ func TestMaintenanceFaults(t *testing.T) {
 					v.ok(v.s.Unlink(bg, root, d, "f1", new(vfs.Attr)))
 					v.write(d+1, 0, 5)
 					v.clock.pass(2 * time.Hour)
+					v.e.cancel() // the reaper's, lest it meet the fault
+					v.e.tasks.Wait()
 					db.Fail(fault, faulty.Nth(n), syscall.EIO)
 					err = run(v)
 					faults := db.Faults()
