@@ -132,9 +132,9 @@ func (f *Format) targetSize(target string) uint64 {
 	return uint64(len(target))
 }
 
-// checkXattr returns EOPNOTSUPP for name spaces that are not kept, and why a name
+// CheckStoredXattr returns EOPNOTSUPP for name spaces that are not kept, and why a name
 // cannot be stored.
-func (f *Format) checkXattr(name string) error {
+func (f *Format) CheckStoredXattr(name string) error {
 	if f.Seal == nil || name == vfs.XattrACLAccess || name == vfs.XattrACLDefault {
 		return CheckXattr(name)
 	}

@@ -80,6 +80,7 @@ func (n *inode) fill(ino vfs.Ino, a *vfs.Attr) {
 		Ino: ino, Gen: n.gen, Mode: n.mode, Nlink: n.nlink, UID: n.uid, GID: n.gid, Rdev: n.rdev,
 		Size: n.size, Blocks: (n.alloc + 511) >> 9, BlockSize: preferredIO,
 		Atime: n.atime, Mtime: n.mtime, Ctime: n.ctime, Btime: n.btime,
+		NoXattrs: n.flags&flagXattr == 0,
 	}
 	if n.isDir() {
 		a.Size = directorySize

@@ -364,7 +364,7 @@ func (d dumpTime) time() vfs.Time {
 }
 
 func (t *loadTxn) xattr(x *dumpXattr) error {
-	if f := &t.header.Format; x.Ino > vfs.MaxIno || f.checkXattr(string(x.Name)) != nil || len(x.Value) > f.maxXattrValue() {
+	if f := &t.header.Format; x.Ino > vfs.MaxIno || f.CheckStoredXattr(string(x.Name)) != nil || len(x.Value) > f.maxXattrValue() {
 		return t.bad("extended attribute %q of inode %d is impossible", x.Name, x.Ino)
 	}
 	return t.put(appendXattrKey(nil, x.Ino, string(x.Name)), x.Value)

@@ -137,6 +137,7 @@ func (w *world) attr(x *thing) vfs.Attr {
 		Ino: x.ino, Gen: 1, Mode: x.mode, Nlink: w.nlink(x), UID: x.uid, GID: x.gid, Rdev: x.rdev,
 		Size: x.size, Blocks: (x.alloc() + 511) / 512, BlockSize: preferredIO,
 		Atime: x.atime, Mtime: x.mtime, Ctime: x.ctime, Btime: x.btime,
+		NoXattrs: len(x.xattrs) == 0,
 	}
 	if x.isDir() {
 		a.Size = directorySize

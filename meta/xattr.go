@@ -41,7 +41,7 @@ func CheckXattr(name string) error {
 
 // GetXattr implements Session.
 func (s *session) GetXattr(ctx context.Context, _ *vfs.Caller, ino vfs.Ino, name string) (value []byte, err error) {
-	if err := s.e.format.Load().checkXattr(name); err != nil {
+	if err := s.e.format.Load().CheckStoredXattr(name); err != nil {
 		return nil, err
 	}
 	s.lease(ino, LeaseAttr)
@@ -69,7 +69,7 @@ func (s *session) GetXattr(ctx context.Context, _ *vfs.Caller, ino vfs.Ino, name
 
 // SetXattr implements Session.
 func (s *session) SetXattr(ctx context.Context, _ *vfs.Caller, ino vfs.Ino, name string, value []byte, flags uint32) error {
-	if err := s.e.format.Load().checkXattr(name); err != nil {
+	if err := s.e.format.Load().CheckStoredXattr(name); err != nil {
 		return err
 	}
 	switch {
@@ -154,7 +154,7 @@ func (v *view) xattrNames(ino vfs.Ino) (names []string, err error) {
 
 // RemoveXattr implements Session.
 func (s *session) RemoveXattr(ctx context.Context, _ *vfs.Caller, ino vfs.Ino, name string) error {
-	if err := s.e.format.Load().checkXattr(name); err != nil {
+	if err := s.e.format.Load().CheckStoredXattr(name); err != nil {
 		return err
 	}
 	err := s.e.update(ctx, s, []vfs.Ino{ino}, func(t *txn) error {

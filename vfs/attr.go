@@ -43,6 +43,9 @@ type Attr struct {
 	BlockSize uint32
 
 	Atime, Mtime, Ctime, Btime Time
+
+	// NoXattrs: there are no extended attributes. False: it is not known, ask.
+	NoXattrs bool
 }
 
 // Type returns the type bits of the mode.

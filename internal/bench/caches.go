@@ -11,9 +11,9 @@ import (
 )
 
 // caches drops the kernel's caches. The kernel visits every mounted file system for
-// that and waits, without a way out, for one that is being unmounted; a FUSE file
-// system whose daemon does not answer can stay so for ever, whoever it belongs to. So
-// a process of its own does it, and is left behind when it does not end.
+// that and waits, without a way out, while one is being mounted or unmounted, whoever
+// it belongs to. So a process of its own does it, and is left behind when it does not
+// end.
 type caches struct {
 	stuck int // a process that still waits; 0: none
 }
@@ -24,7 +24,7 @@ const dropTime = 60 * time.Second
 
 // errStuck says that the kernel's caches were not dropped, since some file system of
 // the machine hangs.
-var errStuck = errors.New("the kernel's caches cannot be dropped: some file system of this machine is stuck, see /proc/PID/stack; the row is not cold")
+var errStuck = errors.New("the kernel's caches cannot be dropped: some file system of this machine is stuck in a mount or unmount; the row is not cold")
 
 // drop writes what is dirty on the disk and on the mount below dir, and makes the
 // kernel forget clean pages, names and inodes.

@@ -236,6 +236,7 @@ func (c *leaseCache) target(ino vfs.Ino) (target string, ok bool) {
 	return "", false
 }
 
+// xattr is an extended attribute; nil: there is none.
 func (c *leaseCache) xattr(ino vfs.Ino, name string) (value []byte, known bool) {
 	if !c.valid() {
 		return nil, false
@@ -244,6 +245,9 @@ func (c *leaseCache) xattr(ino vfs.Ino, name string) (value []byte, known bool) 
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if x := s.m[ino]; x != nil {
+		if x.attrs && x.attr.NoXattrs {
+			return nil, true
+		}
 		value, known = x.xattrs[name]
 	}
 	return value, known

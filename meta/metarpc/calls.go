@@ -353,6 +353,9 @@ func (c *Client) GetXattr(ctx context.Context, cr *vfs.Caller, ino vfs.Ino, name
 	if len(name) > meta.MaxStoredXattrName {
 		return nil, syscall.ERANGE
 	}
+	if err := c.format.Load().CheckStoredXattr(name); err != nil {
+		return nil, err
+	}
 	if value, known := c.cache.xattr(ino, name); known {
 		if value == nil {
 			return nil, syscall.ENODATA

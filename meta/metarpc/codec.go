@@ -41,6 +41,9 @@ func (e *encoder) caller(c *vfs.Caller) {
 	e.uint(uint64(c.Umask))
 }
 
+// noXattrs stands with the bits that say which times are equal.
+const noXattrs = 1 << 3
+
 func (e *encoder) attr(a *vfs.Attr) {
 	e.ino(a.Ino)
 	e.uint(uint64(a.Gen))
@@ -59,6 +62,9 @@ func (e *encoder) attr(a *vfs.Attr) {
 		if t == a.Ctime {
 			same |= 1 << i
 		}
+	}
+	if a.NoXattrs {
+		same |= noXattrs
 	}
 	e.u8(same)
 	for i, t := range [...]vfs.Time{a.Mtime, a.Atime, a.Btime} {
@@ -207,6 +213,7 @@ func (d *decoder) attr(a *vfs.Attr) {
 			*t = d.time()
 		}
 	}
+	a.NoXattrs = same&noXattrs != 0
 }
 
 // count reads how many values of at least size bytes follow.

@@ -712,3 +712,34 @@ func TestUnix(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestNoXattrs: a client that has leased a file's attributes knows that it has no
+// extended ones, until somebody sets one.
+func TestNoXattrs(t *testing.T) {
+	h := newHouse(t)
+	a, b := h.dial(), h.dial()
+	ino := h.file(a, vfs.Root, "f")
+	before := h.s.calls.Load()
+	for range 10 {
+		_, err := a.GetXattr(bg, root, ino, "security.capability")
+		h.want(err, syscall.ENODATA)
+	}
+	_, err := a.GetXattr(bg, root, ino, "nonsense.x")
+	h.want(err, syscall.EOPNOTSUPP)
+	if n := h.s.calls.Load() - before; n != 0 {
+		t.Errorf("%d calls", n)
+	}
+	for _, c := range []*Client{b, a} {
+		h.ok(c.SetXattr(bg, root, ino, "user.x", []byte("1"), 0))
+		for _, c := range []*Client{a, b} {
+			if v, err := c.GetXattr(bg, root, ino, "user.x"); err != nil || string(v) != "1" {
+				t.Errorf("%q %v", v, err)
+			}
+		}
+		h.ok(c.RemoveXattr(bg, root, ino, "user.x"))
+		for _, c := range []*Client{a, b} {
+			_, err := c.GetXattr(bg, root, ino, "user.x")
+			h.want(err, syscall.ENODATA)
+		}
+	}
+}
