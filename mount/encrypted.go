@@ -127,6 +127,9 @@ func (v *Volume) locked() bool { return v.Record.Encrypted() && v.Key == nil }
 
 // errLocked is the error of operations that need the key.
 func (v *Volume) errLocked(op string) error {
+	if v.served {
+		return vfs.WithErrno(syscall.ENOKEY, fmt.Errorf("%s: volume %s is encrypted, and its metadata server does not know the names of its files", op, v.Record.Name))
+	}
 	return vfs.WithErrno(syscall.ENOKEY, fmt.Errorf("%s: volume %s is encrypted and this needs its passphrase", op, v.Record.Name))
 }
 
@@ -205,6 +208,9 @@ func init() {
 // key from the record that there is, change makes the new record. The volume may be
 // mounted; its data stay as they are.
 func (g *Registry) ChangeSeal(ctx context.Context, name string, unlock func(*seal.Record) (*seal.Key, error), change func(*seal.Record, *seal.Key) (*seal.Record, error)) error {
+	if tree, ok := sharedVolumeOf(name); ok {
+		return tree.changeSeal(ctx, name, unlock, change)
+	}
 	var info VolumeInfo
 	if err := g.Do(ctx, name, "info", nil, &info, nil); err != nil {
 		return err

@@ -52,10 +52,9 @@ func TestSharedSources(t *testing.T) {
 		"admin.example.com/photos": "admin.example.com photos", "localhost:7443/main": "localhost:7443 main", "10.0.0.1/v": "10.0.0.1 v", "[::1]:7/v": "[::1]:7 v",
 		"./photos": "", "../photos": "", "dir/photos": "", "admin.example.com/a/b": "", "admin.example.com/": "", "/abs": "", "a b.c/v": "", "host:99999/v": "",
 	} {
-		tree, ok := sharedSourceOf(source)
+		c, ok := sharedVolumeOf(source)
 		got := ""
 		if ok {
-			c := tree.Config.(*SharedTree)
 			got = c.Admin + " " + c.Volume
 			if err := c.Validate(); err != nil {
 				t.Errorf("%s: %v", source, err)

@@ -1,7 +1,6 @@
 package mount
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -12,8 +11,8 @@ import (
 )
 
 // volumeOp is an operation on an open volume, run in the process that has it open:
-// that of its mount (by the control socket command "volume-NAME"), or the one that
-// opens it for the purpose. decode reads the arguments strictly, progress tells
+// that of its mount (by the control socket command "volume-NAME"), its metadata server
+// (ServedVolume), or the one that opens it for the purpose. decode reads the arguments strictly, progress tells
 // the caller how far it is; the result is written as JSON.
 type volumeOp func(ctx context.Context, v *Volume, decode func(any) error, progress func(any)) (any, error)
 
@@ -40,8 +39,12 @@ type none struct{}
 // Do runs an operation on a volume: inside the process that has it mounted, if one
 // of this user has, else in this process, which opens the volume for it. args and
 // result are values with JSON tags; progress, if not nil, gets the operation's
-// progress messages.
+// progress messages. A shared volume is named HOST/VOLUME as for a mount: its metadata
+// server does the work, and tells no progress but problems.
 func (g *Registry) Do(ctx context.Context, name, op string, args, result any, progress func(json.RawMessage)) error {
+	if tree, ok := sharedVolumeOf(name); ok {
+		return tree.do(ctx, name, op, args, result, progress)
+	}
 	record, err := g.Get(name)
 	if err != nil {
 		return err
@@ -92,11 +95,6 @@ func doHere(ctx context.Context, v *Volume, op string, args, result any, progres
 	if err != nil {
 		return err
 	}
-	decode := func(into any) error {
-		dec := json.NewDecoder(bytes.NewReader(text))
-		dec.DisallowUnknownFields()
-		return dec.Decode(into)
-	}
 	tell := func(v any) {
 		if progress == nil {
 			return
@@ -105,7 +103,7 @@ func doHere(ctx context.Context, v *Volume, op string, args, result any, progres
 			progress(text)
 		}
 	}
-	out, err := run(ctx, v, decode, tell)
+	out, err := run(ctx, v, decodeArgs(text), tell)
 	if err != nil || result == nil {
 		return err
 	}

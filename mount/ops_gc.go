@@ -16,7 +16,7 @@ type GCArgs struct {
 	// Compact writes chunks anew that lie in many pieces.
 	Compact bool `json:"compact"`
 	// Grace is how old an object that no record names must be; nil: a day on a
-	// mounted volume, none on one that is not.
+	// mounted or shared volume, none on one that is not.
 	Grace *time.Duration `json:"grace_ns,omitempty"`
 }
 
@@ -66,7 +66,7 @@ func opGC(ctx context.Context, v *Volume, args GCArgs, progress func(any)) (any,
 		}
 	}
 	grace := meta.DefaultGrace
-	if v.point == "" {
+	if v.point == "" && !v.served {
 		grace = 0 // nobody else has the volume open: nothing is on its way
 	}
 	if args.Grace != nil {

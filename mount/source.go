@@ -33,8 +33,8 @@ func Parse(source string) (*Spec, error) {
 	case ".yaml", ".yml", ".json":
 		return ReadSpec(source)
 	}
-	if tree, ok := sharedSourceOf(source); ok {
-		return &Spec{Tree: tree, Source: source}, nil
+	if tree, ok := sharedVolumeOf(source); ok && !exists(source) {
+		return &Spec{Tree: Tree{Kind: "shared", Config: tree}, Source: source}, nil
 	}
 	if strings.Contains(source, "/") {
 		return ReadSpec(source)
@@ -42,20 +42,20 @@ func Parse(source string) (*Spec, error) {
 	return &Spec{Tree: Tree{Kind: "volume", Config: &VolumeTree{Name: source}}, Source: source}, nil
 }
 
-// sharedSourceOf takes HOST/VOLUME. A file of that name is a spec all the same, as is
-// whatever begins as a path does.
-func sharedSourceOf(source string) (Tree, bool) {
+// sharedVolumeOf takes HOST/VOLUME, and nothing that begins as a path does. For a mount a
+// file of that name is a spec all the same.
+func sharedVolumeOf(source string) (*SharedTree, bool) {
 	host, name, ok := strings.Cut(source, "/")
-	if !ok || host == "" || host[0] == '.' || !validVolumeName(name) || exists(source) {
-		return Tree{}, false
+	if !ok || host == "" || host[0] == '.' || !validVolumeName(name) {
+		return nil, false
 	}
 	if !strings.ContainsAny(host, ".:") && host != "localhost" {
-		return Tree{}, false
+		return nil, false
 	}
 	if _, err := adminapi.Address(host); err != nil {
-		return Tree{}, false
+		return nil, false
 	}
-	return Tree{Kind: "shared", Config: &SharedTree{Admin: host, Volume: name}}, true
+	return &SharedTree{Admin: host, Volume: name}, true
 }
 
 func parseURL(source string) (Tree, error) {

@@ -38,8 +38,9 @@ type Volume struct {
 	Key     *seal.Key  // of an encrypted volume; nil: it is not encrypted, or locked
 	FS      *volume.FS // nil where only the engines were asked for
 
-	point string         // where it is mounted; "" if it is not
-	close []func() error // in order of opening
+	point  string         // where it is mounted; "" if it is not
+	served bool           // this process is its metadata server: others have it mounted
+	close  []func() error // in order of opening
 }
 
 // OpenOptions say how OpenVolume opens a volume.

@@ -28,7 +28,7 @@ func (a *app) volumeInfoCommand() *cobra.Command {
 			t.row("name", info.Name)
 			t.row("uuid", info.UUID)
 			t.row("created", humanTime(info.Created))
-			t.row("metadata", info.Meta)
+			t.row("metadata", metadataOf(&info))
 			t.row("store", info.Store)
 			t.row("block size", mount.Size(s.ChunkSize).String())
 			t.row("compression", s.Compression)
@@ -46,6 +46,14 @@ func (a *app) volumeInfoCommand() *cobra.Command {
 	}
 	a.jsonFlag(cmd)
 	return cmd
+}
+
+// metadataOf says where the metadata are.
+func metadataOf(info *mount.VolumeInfo) string {
+	if info.Meta == "" {
+		return "with its metadata server"
+	}
+	return info.Meta
 }
 
 // encryptionOf says how a volume is encrypted.

@@ -53,12 +53,14 @@ func (a *app) passphraseChangeCommand() *cobra.Command {
 		Args: exactArgs("NAME"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			name := args[0]
-			return a.changeSeal(cmd, name, withPassphrase(cmd, name), func(r *seal.Record, k *seal.Key) (*seal.Record, error) {
+			var fresh seal.Passphrase
+			defer func() { fresh.Wipe() }()
+			return a.changePassphrase(cmd, name, &fresh, withPassphrase(cmd, name), func(r *seal.Record, k *seal.Key) (*seal.Record, error) {
 				pass, err := next.get(cmd.Context(), name)
 				if err != nil {
 					return nil, err
 				}
-				defer pass.Wipe()
+				fresh = pass
 				return r.WithPassphrase(k, pass)
 			}, "the passphrase of volume %s is changed\n")
 		},
@@ -87,12 +89,14 @@ func (a *app) passphraseRecoverCommand() *cobra.Command {
 				defer key.Wipe()
 				return r.Recover(key)
 			}
-			return a.changeSeal(cmd, name, unlock, func(r *seal.Record, k *seal.Key) (*seal.Record, error) {
+			var fresh seal.Passphrase
+			defer func() { fresh.Wipe() }()
+			return a.changePassphrase(cmd, name, &fresh, unlock, func(r *seal.Record, k *seal.Key) (*seal.Record, error) {
 				pass, err := next.get(cmd.Context(), name)
 				if err != nil {
 					return nil, err
 				}
-				defer pass.Wipe()
+				fresh = pass
 				return r.WithPassphrase(k, pass)
 			}, "the passphrase of volume %s is the new one\n")
 		},
@@ -146,6 +150,19 @@ func (a *app) changeSeal(cmd *cobra.Command, name string, unlock func(*seal.Reco
 		fmt.Fprintf(a.out, done, name)
 	}
 	return nil
+}
+
+// changePassphrase is changeSeal for a new passphrase, which change leaves in fresh: the
+// credentials of a shared volume may hold it.
+func (a *app) changePassphrase(cmd *cobra.Command, name string, fresh *seal.Passphrase, unlock func(*seal.Record) (*seal.Key, error), change func(*seal.Record, *seal.Key) (*seal.Record, error), done string) error {
+	if err := a.changeSeal(cmd, name, unlock, change, done); err != nil {
+		return err
+	}
+	registry, err := registryFor(cmd)
+	if err != nil {
+		return err
+	}
+	return registry.KeepSecret(name, *fresh)
 }
 
 // withPassphrase unlocks a record with the present passphrase.

@@ -58,6 +58,7 @@ type Client struct {
 	ended   error         // why the session is over; nil: it is not
 	lost    time.Time     // since when there is no connection
 	over    chan struct{} // closed with ended
+	leaving bool          // Close was called: the connection's end is no loss
 
 	permits   chan struct{} // for calls without a slot
 	slots     chan int32    // that are free

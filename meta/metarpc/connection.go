@@ -65,7 +65,7 @@ func (c *Client) unlink(l *link, err error) (ended bool) {
 		c.link = nil
 		c.lost = time.Now()
 	}
-	if c.ended == nil {
+	if c.ended == nil && !c.leaving {
 		c.log.Warn("connection to the metadata server lost, reconnecting", "err", err)
 	}
 	return c.ended != nil
@@ -387,6 +387,7 @@ func (c *Client) Close() error {
 	c.mu.Lock()
 	l := c.link
 	over := c.ended != nil
+	c.leaving = true
 	c.mu.Unlock()
 	if l != nil && !over {
 		b := beginFrame(make([]byte, 0, 16), frameBye)

@@ -581,7 +581,10 @@ func (h *handler) lookup(ctx context.Context, cr *vfs.Caller, parent vfs.Ino, na
 	return nil
 }
 
-var errNoCommands = vfs.WithErrno(syscall.EACCES, errors.New("the token does not allow to administer the volume"))
+var (
+	errNoCommands       = vfs.WithErrno(syscall.EACCES, errors.New("the token does not allow to administer the volume"))
+	errConfinedCommands = vfs.WithErrno(syscall.EACCES, errors.New("the token is limited to a directory, and this concerns the whole volume"))
+)
 
 func (h *handler) command(ctx context.Context) error {
 	name, args := h.d.str(64), h.d.bytes(MaxFrame)
@@ -590,6 +593,8 @@ func (h *handler) command(ctx context.Context) error {
 	}
 	ss := h.ss
 	switch {
+	case ss.confined():
+		return errConfinedCommands
 	case !ss.grant.Commands:
 		return errNoCommands
 	case ss.vol.Command == nil:

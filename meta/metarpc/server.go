@@ -28,7 +28,8 @@ type Grant struct {
 	// SquashGID.
 	RootSquash           bool
 	SquashUID, SquashGID uint32
-	// Commands lets the client give commands (see Volume.Command).
+	// Commands lets the client give commands (see Volume.Command). With a Root it may
+	// not in any case.
 	Commands bool
 	Expires  time.Time // zero: never
 	// Done, if not nil, is closed when the grant is revoked.
@@ -48,7 +49,10 @@ type Authenticator interface {
 type Volume struct {
 	Engine *meta.Engine
 	// Command, if not nil, does what a client with Grant.Commands asks for: name
-	// says what, args how, in a form of their own. What it writes goes to the client.
+	// says what, args how, in a form of their own. What it returns goes to the client.
+	// What g.ReadOnly says about it is for Command to know. ctx ends when the client gives
+	// up, its session ends or the server closes, which waits for it; after a restart of
+	// the server a command without a reply is given again.
 	Command func(ctx context.Context, g *Grant, name string, args []byte) ([]byte, error)
 	// Relaxed sends replies to changes before they are on stable storage: a crash of
 	// the server may lose the last ones. Sync still waits.

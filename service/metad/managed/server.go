@@ -255,7 +255,10 @@ func (s *Server) Authenticate(ctx context.Context, h *metarpc.Hello) (*metarpc.G
 	if g.Expires != nil {
 		out.Expires = *g.Expires
 	}
-	return out, applyFlags(out, g.Flags)
+	err = applyFlags(out, g.Flags)
+	// Commands act as root.
+	out.Commands = out.Root == 0 && !out.RootSquash
+	return out, err
 }
 
 // applyFlags enforces here what of the demanded mount options can be.

@@ -21,6 +21,7 @@ import (
 	"github.com/massif-fs/massif/kv/pebble"
 	"github.com/massif-fs/massif/meta"
 	"github.com/massif-fs/massif/meta/metarpc"
+	"github.com/massif-fs/massif/mount"
 	"github.com/massif-fs/massif/object"
 	"github.com/massif-fs/massif/object/retry"
 	"github.com/massif-fs/massif/object/s3"
@@ -96,12 +97,29 @@ func open(ctx context.Context, dir string, s *adminapi.ServedVolume, log *slog.L
 	if err := v.apply(ctx, s); err != nil {
 		return v, err
 	}
-	v.rpc = &metarpc.Volume{Engine: v.engine}
 	if err := v.openTree(ctx, log); err != nil {
 		return v, err
 	}
+	ops, err := mount.NewServed(mount.Served{
+		Record: mount.Record{Name: s.Volume.Name, UUID: s.Volume.ID, Created: format.Created, Store: s.Store.URL},
+		Dir:    filepath.Join(dir, s.Volume.ID), Engine: v.engine, Objects: v.objects, Blocks: v.blocks, FS: v.tree,
+	})
+	if err != nil {
+		return v, err
+	}
+	v.rpc = &metarpc.Volume{Engine: v.engine, Command: command(ops, log)}
 	v.gate = &blockgate.Volume{Objects: v.objects, Blocks: v.blocks, Sealed: format.Seal != nil, NoSigning: s.Volume.BlockAccess == adminapi.BlocksServer}
 	return v, nil
+}
+
+// command does what clients ask for, and notes who asked.
+func command(ops *mount.ServedVolume, log *slog.Logger) func(context.Context, *metarpc.Grant, string, []byte) ([]byte, error) {
+	return func(ctx context.Context, g *metarpc.Grant, name string, args []byte) ([]byte, error) {
+		began := time.Now()
+		out, err := ops.Do(ctx, g.ReadOnly, name, args)
+		log.Info("command of a client", "command", name, "by", g.Principal, "took", time.Since(began), "err", err)
+		return out, err
+	}
 }
 
 // formatOf are the settings that the admin server has for a volume.
