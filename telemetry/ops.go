@@ -26,7 +26,11 @@ type opStat struct {
 	bytes  atomic.Uint64
 	_      [40]byte // the histogram on cache lines of its own
 	times  histogram
+	errnos [maxErrno + 1]atomic.Uint64 // failures by errno; 0: those above maxErrno
 }
+
+// maxErrno is the highest errno that Linux has a name for (EHWPOISON).
+const maxErrno = 133
 
 // NewOps returns Ops for operations 0 to len(names)-1.
 func NewOps(names []string) *Ops {
@@ -53,6 +57,10 @@ func (o *Ops) Record(op int, d time.Duration, bytes int, errno syscall.Errno) {
 	}
 	if errno != 0 {
 		s.errors.Add(1)
+		if errno > maxErrno {
+			errno = 0
+		}
+		s.errnos[errno].Add(1)
 	}
 }
 
@@ -139,18 +147,19 @@ func (o *Ops) Since(w *Window) []OpSnapshot {
 
 // opsCollector exports Ops.
 type opsCollector struct {
-	ops                     *Ops
-	duration, errors, bytes *prometheus.Desc
+	ops                             *Ops
+	duration, errors, errnos, bytes *prometheus.Desc
 }
 
 func newOpsCollector(subsystem string, labels Labels, ops *Ops) *opsCollector {
-	desc := func(name, help string) *prometheus.Desc {
-		return prometheus.NewDesc("massif_"+subsystem+"_"+name, help, []string{"op"}, labels)
+	desc := func(name, help string, more ...string) *prometheus.Desc {
+		return prometheus.NewDesc("massif_"+subsystem+"_"+name, help, append([]string{"op"}, more...), labels)
 	}
 	return &opsCollector{
 		ops:      ops,
 		duration: desc("duration_seconds", "Time that operations took."),
 		errors:   desc("errors_total", "Operations that failed."),
+		errnos:   desc("errnos_total", "Operations that failed, by errno.", "errno"),
 		bytes:    desc("bytes_total", "Bytes that operations moved."),
 	}
 }
@@ -159,6 +168,7 @@ func newOpsCollector(subsystem string, labels Labels, ops *Ops) *opsCollector {
 func (c *opsCollector) Describe(ch chan<- *prometheus.Desc) {
 	ch <- c.duration
 	ch <- c.errors
+	ch <- c.errnos
 	ch <- c.bytes
 }
 
@@ -183,6 +193,17 @@ func (c *opsCollector) Collect(ch chan<- prometheus.Metric) {
 		name := c.ops.names[op]
 		ch <- prometheus.MustNewConstHistogram(c.duration, total, time.Duration(s.nanos.Load()).Seconds(), shown, name)
 		ch <- prometheus.MustNewConstMetric(c.errors, prometheus.CounterValue, float64(s.errors.Load()), name)
+		for errno := range s.errnos {
+			n := s.errnos[errno].Load()
+			if n == 0 {
+				continue
+			}
+			label := "other"
+			if errno != 0 {
+				label = ErrnoName(syscall.Errno(errno))
+			}
+			ch <- prometheus.MustNewConstMetric(c.errnos, prometheus.CounterValue, float64(n), name, label)
+		}
 		ch <- prometheus.MustNewConstMetric(c.bytes, prometheus.CounterValue, float64(s.bytes.Load()), name)
 	}
 }

@@ -16,6 +16,9 @@ type ServeOptions struct {
 	// Pprof serves /debug/pprof: profiles show what the process does and holds,
 	// so it is off unless asked for.
 	Pprof bool
+	// Health, if not nil, is asked for each GET /healthz: nil is answered with 200,
+	// an error with 503 and its text. It may be called concurrently.
+	Health func(ctx context.Context) error
 	// Logger gets errors of the server; nil means slog.Default().
 	Logger *slog.Logger
 }
@@ -45,6 +48,19 @@ func (t *Telemetry) Serve(addr string, o ServeOptions) (*Server, error) {
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", t.Handler())
 	index := "/metrics\n"
+	if o.Health != nil {
+		mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+			w.Header().Set("Cache-Control", "no-store")
+			text := "ok"
+			if err := o.Health(r.Context()); err != nil {
+				text = err.Error()
+				w.WriteHeader(http.StatusServiceUnavailable)
+			}
+			_, _ = fmt.Fprintln(w, text) // the client may be gone
+		})
+		index += "/healthz\n"
+	}
 	if o.Pprof {
 		mux.HandleFunc("GET /debug/pprof/", pprof.Index)
 		mux.HandleFunc("GET /debug/pprof/cmdline", pprof.Cmdline)

@@ -4,10 +4,12 @@
 //   - [OpenLog] makes the process's slog.Logger; level and file can be changed
 //     while it runs.
 //   - [Telemetry] holds the Prometheus registry of the process, and [Telemetry.Serve]
-//     answers on --metrics-addr: /metrics, and /debug/pprof if asked for.
+//     answers on --metrics-addr: /metrics, /healthz where the process can tell whether
+//     it works, and /debug/pprof if asked for.
 //   - [Ops] counts operations with their errors, bytes and a latency histogram,
 //     for a few nanoseconds each. Doors and stores record into one; it is read as
 //     metrics or as a snapshot for `massif stats`.
+//   - [Requests] counts HTTP requests by route and status.
 //   - [AccessLog] carries one line an operation to whoever listens; without
 //     listeners it costs one atomic load.
 //
@@ -68,7 +70,8 @@ func (t *Telemetry) Handler() http.Handler {
 
 // AddOps exports ops as massif_SUBSYSTEM_duration_seconds (a histogram),
 // massif_SUBSYSTEM_errors_total and massif_SUBSYSTEM_bytes_total, each with a
-// label op. Different labels tell several Ops of one subsystem apart; they must
+// label op, and massif_SUBSYSTEM_errnos_total with the labels op and errno, which has
+// a series only for what has occurred. Different labels tell several Ops of one subsystem apart; they must
 // then have the same label names. remove ends the export.
 func (t *Telemetry) AddOps(subsystem string, labels Labels, ops *Ops) (remove func(), err error) {
 	return t.add(newOpsCollector(subsystem, labels, ops))

@@ -68,9 +68,10 @@ type Inner struct {
 
 func TestMetrics(t *testing.T) {
 	tel := New("1.2.3")
-	ops := NewOps([]string{"read", "write"})
+	ops := NewOps([]string{"read", "write", "link"})
 	ops.Record(0, 3*time.Microsecond, 4096, 0)
 	ops.Record(0, 100*time.Millisecond, 0, syscall.EIO)
+	ops.Record(2, time.Millisecond, 0, syscall.Errno(5000))
 	removeOps, err := tel.AddOps("fuse", Labels{"mount": "/a \"b\""}, ops)
 	if err != nil {
 		t.Fatal(err)
@@ -104,6 +105,8 @@ func TestMetrics(t *testing.T) {
 		`massif_fuse_duration_seconds_bucket{mount="/a \"b\"",op="read",le="0.268435456"} 2`,
 		`massif_fuse_duration_seconds_count{mount="/a \"b\"",op="read"} 2`,
 		`massif_fuse_errors_total{mount="/a \"b\"",op="read"} 1`,
+		`massif_fuse_errnos_total{errno="EIO",mount="/a \"b\"",op="read"} 1`,
+		`massif_fuse_errnos_total{errno="other",mount="/a \"b\"",op="link"} 1`,
 		`massif_fuse_bytes_total{mount="/a \"b\"",op="read"} 4096`,
 		`massif_kv_up{volume="v"} 1`,
 		`massif_kv_disk_bytes{volume="v"} 1.099511627776e+12`,
