@@ -333,6 +333,9 @@ func (s *session) Holds(l Lease) bool {
 // LeaseEpoch changes whenever one of the session's leases stops to hold.
 func (s *session) LeaseEpoch() uint64 { return s.leases.epoch.Load() }
 
+// LeaseCount is of how many inodes the session, which takes part in leases, has some.
+func (s *session) LeaseCount() int64 { return s.leases.count.Load() }
+
 // sweep removes states that nobody needs, and returns inodes of which s is to be
 // told that it knows nothing. With the shard locked.
 func (sh *leaseShard) sweep(s *session) (void []Recall) {

@@ -38,6 +38,8 @@ type serverFlags struct {
 	config, dir                  string
 	foreground                   bool
 	logLevel, logFile, logFormat string
+	metricsAddr                  string
+	pprof                        bool
 }
 
 func (f *serverFlags) add(cmd *cobra.Command, dir string) {
@@ -49,6 +51,8 @@ func (f *serverFlags) add(cmd *cobra.Command, dir string) {
 	flags.StringVar(&f.logLevel, "log-level", "info", "debug, info, warn or error")
 	flags.StringVar(&f.logFile, "log-file", "", "`FILE` for the log (default: standard error)")
 	flags.StringVar(&f.logFormat, "log-format", "text", "text or json")
+	flags.StringVar(&f.metricsAddr, "metrics-addr", "", "`HOST:PORT` of Prometheus metrics (/metrics) and health (/healthz), over HTTP")
+	flags.BoolVar(&f.pprof, "pprof", false, "profiles at --metrics-addr (/debug/pprof)")
 }
 
 // directory is where the server's files are.
@@ -131,7 +135,7 @@ func parseConfig(flags *pflag.FlagSet, data []byte) error {
 
 // serve runs a server: start makes it ready, and what start returns runs until its
 // context is done.
-func (f *serverFlags) serve(cmd *cobra.Command, start func(ctx context.Context, log *slog.Logger) (run func(context.Context) error, err error)) error {
+func (f *serverFlags) serve(cmd *cobra.Command, start func(ctx context.Context, w *serverWatch, log *slog.Logger) (run func(context.Context) error, err error)) (err error) {
 	level, err := telemetry.ParseLevel(f.logLevel)
 	if err != nil {
 		return usageError("--log-level: %v", err)
@@ -148,7 +152,12 @@ func (f *serverFlags) serve(cmd *cobra.Command, start func(ctx context.Context, 
 	slog.SetDefault(log.Logger)
 	ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGQUIT) // TERM and INT end it already
 	defer stop()
-	run, err := start(ctx, log.Logger)
+	watch, err := f.watch(log.Logger)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, watch.close()) }()
+	run, err := start(ctx, watch, log.Logger)
 	if err != nil {
 		return err
 	}

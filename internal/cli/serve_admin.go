@@ -29,13 +29,13 @@ func (f *adminFlags) add(cmd *cobra.Command) {
 }
 
 // start starts the admin server and says what people must know of it.
-func (f *adminFlags) start(ctx context.Context, a *app, dir string, log *slog.Logger) (*admin.Running, error) {
+func (f *adminFlags) start(ctx context.Context, a *app, dir string, w *serverWatch, log *slog.Logger) (*admin.Running, error) {
 	if (f.cert == "") != (f.key == "") {
 		return nil, usageError("give both --cert and --key, or none")
 	}
 	s, err := admin.Start(ctx, admin.RunOptions{
 		Dir: dir, Listen: f.listen, Hosts: f.hosts, CertFile: f.cert, KeyFile: f.key,
-		Version: currentVersion().Version, Logger: log,
+		Version: currentVersion().Version, Logger: log, Metrics: w.metrics,
 	})
 	if err != nil {
 		return nil, err
@@ -81,11 +81,12 @@ The API is described at https://HOST/v1/openapi.json.`,
 			if newToken {
 				return a.newOwnerToken(cmd.Context(), dir, f.tokenFile)
 			}
-			return common.serve(cmd, func(ctx context.Context, log *slog.Logger) (func(context.Context) error, error) {
-				s, err := f.start(ctx, a, dir, log)
+			return common.serve(cmd, func(ctx context.Context, w *serverWatch, log *slog.Logger) (func(context.Context) error, error) {
+				s, err := f.start(ctx, a, dir, w, log)
 				if err != nil {
 					return nil, err
 				}
+				w.working(s.Health)
 				return s.Run, nil
 			})
 		},

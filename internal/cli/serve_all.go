@@ -51,8 +51,8 @@ credentials with which this user administers and mounts it.`,
 			if err != nil {
 				return err
 			}
-			return common.serve(cmd, func(ctx context.Context, log *slog.Logger) (func(context.Context) error, error) {
-				return f.start(ctx, a, dir, log)
+			return common.serve(cmd, func(ctx context.Context, w *serverWatch, log *slog.Logger) (func(context.Context) error, error) {
+				return f.start(ctx, a, dir, w, log)
 			})
 		},
 		ValidArgsFunction: cobra.NoFileCompletions,
@@ -71,12 +71,12 @@ credentials with which this user administers and mounts it.`,
 }
 
 // start starts both servers. The result runs them.
-func (f *allFlags) start(ctx context.Context, a *app, dir string, log *slog.Logger) (func(context.Context) error, error) {
+func (f *allFlags) start(ctx context.Context, a *app, dir string, w *serverWatch, log *slog.Logger) (func(context.Context) error, error) {
 	if err := admin.MakeDir(dir); err != nil {
 		return nil, err
 	}
 	f.admin.keepToken = f.admin.tokenFile == "" // it goes into a file of ours anyway
-	s, err := f.admin.start(ctx, a, filepath.Join(dir, "admin"), log)
+	s, err := f.admin.start(ctx, a, filepath.Join(dir, "admin"), w, log)
 	if err != nil {
 		return nil, err
 	}
@@ -85,11 +85,17 @@ func (f *allFlags) start(ctx context.Context, a *app, dir string, log *slog.Logg
 	serving, stop := context.WithCancel(context.WithoutCancel(ctx))
 	ended := make(chan error, 1)
 	go func() { ended <- s.Run(serving) }()
-	meta, client, err := f.startMeta(ctx, a, s, dir, log)
+	meta, client, err := f.startMeta(ctx, a, s, dir, w, log)
 	if err != nil {
 		stop()
 		return nil, errors.Join(err, <-ended)
 	}
+	w.working(func(ctx context.Context) error {
+		if err := meta.Health(); err != nil {
+			return err
+		}
+		return s.Health(ctx)
+	})
 	return func(ctx context.Context) error {
 		defer client.Close()
 		g, ctx := errgroup.WithContext(ctx)
@@ -103,7 +109,7 @@ func (f *allFlags) start(ctx context.Context, a *app, dir string, log *slog.Logg
 }
 
 // startMeta sets up what is missing and starts the metadata server.
-func (f *allFlags) startMeta(ctx context.Context, a *app, s *admin.Running, dir string, log *slog.Logger) (*managed.Server, *adminapi.Client, error) {
+func (f *allFlags) startMeta(ctx context.Context, a *app, s *admin.Running, dir string, w *serverWatch, log *slog.Logger) (*managed.Server, *adminapi.Client, error) {
 	owner, err := f.owner(ctx, s, dir)
 	if err != nil {
 		return nil, nil, err
@@ -121,7 +127,7 @@ func (f *allFlags) startMeta(ctx context.Context, a *app, s *admin.Running, dir 
 	if err != nil {
 		return nil, nil, err
 	}
-	m, err := startMeta(ctx, a, own, filepath.Join(dir, "meta"), f.metaListen, log)
+	m, err := startMeta(ctx, a, own, filepath.Join(dir, "meta"), f.metaListen, w, log)
 	if err != nil {
 		own.Close()
 		return nil, nil, err

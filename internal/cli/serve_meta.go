@@ -52,16 +52,17 @@ restart.`,
 			if err != nil {
 				return err
 			}
-			return common.serve(cmd, func(ctx context.Context, log *slog.Logger) (func(context.Context) error, error) {
+			return common.serve(cmd, func(ctx context.Context, w *serverWatch, log *slog.Logger) (func(context.Context) error, error) {
 				client, err := file.Client()
 				if err != nil {
 					return nil, err
 				}
-				s, err := startMeta(ctx, a, client, dir, f.listen, log)
+				s, err := startMeta(ctx, a, client, dir, f.listen, w, log)
 				if err != nil {
 					client.Close()
 					return nil, err
 				}
+				w.working(func(context.Context) error { return s.Health() })
 				return func(ctx context.Context) error {
 					defer client.Close()
 					return s.Run(ctx)
@@ -130,8 +131,8 @@ func (f *metaFlags) credentials(cmd *cobra.Command, a *app, dir string) (*creds.
 }
 
 // startMeta starts a metadata server and says so.
-func startMeta(ctx context.Context, a *app, client *adminapi.Client, dir, listen string, log *slog.Logger) (*managed.Server, error) {
-	s, err := managed.Start(ctx, managed.Config{Admin: client, Dir: dir, Listen: listen, Version: currentVersion().Version, Logger: log})
+func startMeta(ctx context.Context, a *app, client *adminapi.Client, dir, listen string, w *serverWatch, log *slog.Logger) (*managed.Server, error) {
+	s, err := managed.Start(ctx, managed.Config{Admin: client, Dir: dir, Listen: listen, Version: currentVersion().Version, Logger: log, Metrics: w.metrics})
 	if err != nil {
 		return nil, err
 	}

@@ -81,13 +81,14 @@ func (h *handler) early() bool {
 	return false
 }
 
-// sendLater is send when what the reply tells is durable.
-func (h *handler) sendLater() {
+// sendLater is send when what the reply tells is durable; then it calls sent.
+func (h *handler) sendLater(sent func()) {
 	endFrame(h.e.b, 0)
 	late := &handler{ss: h.ss, l: h.l, e: encoder{bytes.Clone(h.e.b)}, epoch: h.epoch, leases: slices.Clone(h.leases)}
 	h.ss.sync.after(func(error) {
 		late.l.w.addAfter(late.settle, late.e.b)
 		late.l.w.post(nil)
+		sent()
 	})
 }
 

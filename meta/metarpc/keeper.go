@@ -30,6 +30,7 @@ type keptRecall struct {
 
 // recall is told by the engine of a lease that ends.
 func (ss *session) recall(r meta.Recall, done func()) {
+	ss.srv.recalls.sent.Add(1)
 	k := &ss.leases
 	k.mu.Lock()
 	id := k.next
@@ -74,6 +75,8 @@ func (ss *session) acknowledge(id uint64) {
 	delete(k.recalls, id)
 	k.mu.Unlock()
 	if x != nil {
+		ss.srv.recalls.acknowledged.Add(1)
+		ss.srv.recalls.waited.Add(nanotime() - x.since)
 		x.done()
 	}
 }
@@ -115,6 +118,7 @@ func (ss *session) lapse() {
 	k.mu.Lock()
 	refused := k.refusing
 	k.refusing, k.lapsed = false, true
+	ss.srv.recalls.expired.Add(int64(len(k.recalls)))
 	k.mu.Unlock()
 	ss.forgetLeases()
 	if refused { // it is there, but does not do as it should

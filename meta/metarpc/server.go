@@ -57,6 +57,11 @@ type Volume struct {
 	// Relaxed sends replies to changes before they are on stable storage: a crash of
 	// the server may lose the last ones. Sync still waits.
 	Relaxed bool
+	// Observe, if not nil, is told of each call: its operation (see OpNames), how long
+	// it took until its reply could be sent (waiting for stable storage, or for a lock,
+	// is part of it), the bytes of its arguments and reply, and its error. It is
+	// called concurrently, and by who does the calls.
+	Observe func(op int, took time.Duration, bytes int, err error)
 }
 
 // ServerConfig is what a server is made of.
@@ -98,6 +103,7 @@ type Server struct {
 	readers  sync.WaitGroup // of connections
 
 	calls, refused, resumed, restored, connections atomic.Int64
+	recalls                                        recallCounters
 }
 
 type sessionKey struct {

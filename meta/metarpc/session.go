@@ -60,6 +60,7 @@ type hosted interface {
 	Lease(ino vfs.Ino, kinds meta.Leases) (meta.Lease, bool)
 	Holds(l meta.Lease) bool
 	LeaseEpoch() uint64
+	LeaseCount() int64
 	DropLeases()
 	RestoreLock(ctx context.Context, ino vfs.Ino, l vfs.Lock) error
 	Restored(ctx context.Context) error
@@ -436,11 +437,14 @@ func (ss *session) call(h *handler, body []byte) error {
 	}
 	if !ops[o].slot {
 		h.begin(id)
+		began := ss.begun()
 		err := h.run(context.Background(), o, body)
+		bytes, failed := len(body)+len(h.e.b), h.failed
 		if h.early() {
-			h.sendLater()
+			h.sendLater(func() { ss.observed(o, began, bytes, failed) })
 		} else {
 			h.send()
+			ss.observed(o, began, bytes, failed)
 		}
 		return err
 	}
@@ -535,6 +539,7 @@ func (sl *slot) frame() []byte {
 // work does a call with a slot.
 func (ss *session) work(ctx context.Context, h *handler, sl *slot, o op, args []byte) {
 	h.begin(0)
+	began := ss.begun()
 	err := h.run(ctx, o, args)
 	if err == nil && h.failed == nil && ops[o].durable && !ss.vol.Relaxed {
 		ss.sync.after(func(err error) {
@@ -543,10 +548,12 @@ func (ss *session) work(ctx context.Context, h *handler, sl *slot, o op, args []
 				h.e.u8(statusError)
 				h.e.error(vfs.WithErrno(syscall.EIO, fmt.Errorf("%v: the change may not be durable: %w", o, err)))
 			}
+			ss.observed(o, began, len(args)+len(h.e.b), err)
 			ss.complete(h, sl)
 		})
 		return
 	}
+	ss.observed(o, began, len(args)+len(h.e.b), h.failed)
 	ss.complete(h, sl)
 	if err != nil {
 		ss.srv.log.Warn("a client's call is refused", "session", ss.id, "op", o.String(), "err", err)

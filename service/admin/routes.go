@@ -104,16 +104,22 @@ type Health struct {
 func (s *Server) routes() *http.ServeMux {
 	mux := http.NewServeMux()
 	for _, r := range routeTable() {
-		mux.HandleFunc(r.method+" "+r.path, func(w http.ResponseWriter, req *http.Request) { s.answer(r, w, req) })
+		pattern := r.method + " " + r.path
+		mux.HandleFunc(pattern, func(w http.ResponseWriter, req *http.Request) {
+			began := time.Now()
+			status := s.answer(r, w, req)
+			s.requests.Record(pattern, status, time.Since(began))
+		})
 	}
 	mux.HandleFunc("/", func(w http.ResponseWriter, req *http.Request) {
+		s.requests.Record("other", http.StatusNotFound, 0)
 		writeJSON(w, http.StatusNotFound, refuse(adminapi.CodeNotFound, "there is nothing at this path; /v1/openapi.json lists the requests"))
 	})
 	return mux
 }
 
-// answer runs a request from its token to its answer.
-func (s *Server) answer(r *route, w http.ResponseWriter, req *http.Request) {
+// answer runs a request from its token to its answer, and returns the status of it.
+func (s *Server) answer(r *route, w http.ResponseWriter, req *http.Request) int {
 	q := &request{ctx: req.Context(), route: r, id: req.PathValue("id"), query: req.URL.Query(), now: s.now()}
 	out, err := func() (any, error) {
 		if r.kind != "" {
@@ -138,28 +144,31 @@ func (s *Server) answer(r *route, w http.ResponseWriter, req *http.Request) {
 		return r.handle(s, q)
 	}()
 	if err != nil {
-		s.refuse(w, q, err)
-		return
+		return s.refuse(w, q, err)
 	}
 	if raw, ok := out.([]byte); ok {
 		w.Header().Set("Content-Type", "application/json")
 		w.Write(raw)
-		return
+		return http.StatusOK
 	}
 	if r.out == nil {
 		w.WriteHeader(r.status)
-		return
+		return r.status
 	}
 	writeJSON(w, r.status, out)
+	return r.status
 }
 
+// clientGone is the status, for metrics, of a request that nobody waits for any more.
+const clientGone = 499
+
 // refuse answers a request that is not granted, and keeps a record of it where
-// somebody known wanted to change something.
-func (s *Server) refuse(w http.ResponseWriter, q *request, err error) {
+// somebody known wanted to change something. It returns the status.
+func (s *Server) refuse(w http.ResponseWriter, q *request, err error) int {
 	e, ours := asRefusal(err)
 	if !ours {
 		if q.ctx.Err() != nil {
-			return // the client is gone
+			return clientGone
 		}
 		s.log.Error("request failed", "method", q.route.method, "path", q.route.path, "err", err)
 	}
@@ -174,6 +183,7 @@ func (s *Server) refuse(w http.ResponseWriter, q *request, err error) {
 		})
 	}
 	writeJSON(w, e.Status, e)
+	return e.Status
 }
 
 func cut(s string, n int) string {
@@ -214,6 +224,7 @@ func (s *Server) authenticate(ctx context.Context, w http.ResponseWriter, req *h
 	}
 	hash := adminapi.TokenHash(strings.ToLower(strings.TrimSpace(secret)))
 	if wait := s.limit.wait(req.RemoteAddr, hash); wait > 0 {
+		s.failures.delayed.Add(1)
 		w.Header().Set("Retry-After", strconv.Itoa(int(wait/time.Second)+1))
 		return nil, refuse(adminapi.CodeTooMany, "too many wrong tokens came from this address; try again in %d seconds", int(wait/time.Second)+1)
 	}
@@ -229,6 +240,7 @@ func (s *Server) authenticate(ctx context.Context, w http.ResponseWriter, req *h
 		}
 		s.limit.forget(hash)
 		s.limit.failed(req.RemoteAddr)
+		s.failures.refused.Add(1)
 		a := adminapi.AuditRecord{Time: s.now(), Remote: req.RemoteAddr, Action: "authenticate", Result: "refused", Detail: e.Message}
 		if found != nil {
 			a.Token, a.Account = found.token.ID, found.token.Account

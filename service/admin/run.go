@@ -12,6 +12,7 @@ import (
 
 	"github.com/massif-fs/massif/kv"
 	"github.com/massif-fs/massif/kv/pebble"
+	"github.com/massif-fs/massif/telemetry"
 )
 
 // RunOptions say how Start starts a server with its database in a directory.
@@ -24,6 +25,7 @@ type RunOptions struct {
 	CertFile, KeyFile string
 	Version           string
 	Logger            *slog.Logger
+	Metrics           *telemetry.Telemetry // as in Config
 }
 
 // Running is a server with its database and its listener.
@@ -58,7 +60,7 @@ func Start(ctx context.Context, o RunOptions) (r *Running, err error) {
 	if err != nil {
 		return r, fmt.Errorf("admin server: %w", err)
 	}
-	r.Server, err = New(ctx, Config{DB: r.db, Dir: o.Dir, Hosts: o.Hosts, CertFile: o.CertFile, KeyFile: o.KeyFile, Version: o.Version, Logger: o.Logger})
+	r.Server, err = New(ctx, Config{DB: r.db, Dir: o.Dir, Hosts: o.Hosts, CertFile: o.CertFile, KeyFile: o.KeyFile, Version: o.Version, Logger: o.Logger, Metrics: o.Metrics})
 	if err != nil {
 		return r, fmt.Errorf("admin server: %w", err)
 	}

@@ -44,6 +44,7 @@ import (
 
 	"github.com/massif-fs/massif/kv"
 	"github.com/massif-fs/massif/service/admin/adminapi"
+	"github.com/massif-fs/massif/telemetry"
 )
 
 // Config says how a server is made.
@@ -61,6 +62,8 @@ type Config struct {
 	Version string
 	Logger  *slog.Logger     // nil: slog.Default
 	Clock   func() time.Time // nil: time.Now
+	// Metrics gets the server's figures; nil: none.
+	Metrics *telemetry.Telemetry
 }
 
 // Server is the admin server. Its methods may be called concurrently.
@@ -73,6 +76,8 @@ type Server struct {
 	chain     []*x509.Certificate // that clients are shown
 	limit     *limiter
 	mux       *http.ServeMux
+	requests  *telemetry.Requests
+	failures  failures
 	firstRun  string
 
 	mu     sync.Mutex
@@ -103,7 +108,7 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 		return nil, fmt.Errorf("first account: %w", err)
 	}
 	s.mux = s.routes()
-	return s, nil
+	return s, s.export(cfg.Metrics)
 }
 
 // loadCert opens the given certificate, or has one made.

@@ -17,6 +17,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -49,6 +50,8 @@ type link struct {
 	clock func() time.Time
 	// changed is called when volumes may have changed.
 	changed func(*adminapi.ServedVolumes)
+
+	away atomic.Bool // the admin server was not heard when it was last asked for events
 
 	mu     sync.Mutex
 	grants map[string]*granted // by the token's hash
@@ -212,6 +215,7 @@ func (l *link) follow(ctx context.Context, seq uint64) {
 				l.log.Warn("the admin server is not heard", "err", err)
 			}
 			away = true
+			l.away.Store(true)
 			l.forgetOld()
 			sleep(ctx, pause)
 			pause = min(2*pause, 15*time.Second)
@@ -220,6 +224,7 @@ func (l *link) follow(ctx context.Context, seq uint64) {
 		pause = time.Second
 		if away {
 			away = false
+			l.away.Store(false)
 			l.log.Info("the admin server is heard again")
 			l.confirm(ctx)
 		}

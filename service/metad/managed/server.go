@@ -17,6 +17,7 @@ import (
 	"github.com/massif-fs/massif/meta/metarpc"
 	"github.com/massif-fs/massif/mount"
 	"github.com/massif-fs/massif/service/admin/adminapi"
+	"github.com/massif-fs/massif/telemetry"
 	"github.com/massif-fs/massif/vfs"
 )
 
@@ -29,6 +30,8 @@ type Config struct {
 	Listen  string // HOST:PORT
 	Version string
 	Logger  *slog.Logger // nil: slog.Default
+	// Metrics gets the figures of the server and of each volume that is open; nil: none.
+	Metrics *telemetry.Telemetry
 }
 
 // Server is a metadata server.
@@ -41,6 +44,9 @@ type Server struct {
 	gate     *blockgate.Gate
 	http     *http.Server
 	listener net.Listener
+
+	traffic traffic
+	closed  bool // with mu
 
 	kick chan struct{} // the keeper has something to do
 
@@ -92,6 +98,9 @@ func Start(ctx context.Context, cfg Config) (s *Server, err error) {
 		Handler: http.HandlerFunc(s.serveHTTP), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute,
 		MaxHeaderBytes: 16 << 10, ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
 	}
+	if err := s.export(cfg.Metrics); err != nil {
+		return s, err
+	}
 	s.listener, err = net.Listen("tcp", cfg.Listen)
 	if errors.Is(err, syscall.EACCES) {
 		return s, fmt.Errorf("port of %s: only root may listen there; choose another with --listen HOST:PORT", cfg.Listen)
@@ -123,6 +132,7 @@ func (s *Server) Run(ctx context.Context) error {
 	context.AfterFunc(work, func() { s.listener.Close() })
 	err := s.accept(work, conns)
 	stop()
+	s.ends()
 	errs := []error{err, s.rpc.Close()}
 	end, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
@@ -188,7 +198,7 @@ func (s *Server) shake(ctx context.Context, c *tls.Conn, conns *handOver) {
 		return
 	}
 	if c.ConnectionState().NegotiatedProtocol == metarpc.ALPN {
-		if !s.rpc.Handle(c) {
+		if !s.rpc.Handle(&countedConn{c, &s.traffic}) {
 			c.Close()
 		}
 		return
@@ -242,6 +252,7 @@ func (s *Server) serveHTTP(w http.ResponseWriter, r *http.Request) {
 func (s *Server) Authenticate(ctx context.Context, h *metarpc.Hello) (*metarpc.Grant, error) {
 	g, done, err := s.link.authenticate(ctx, h.Token, s.volumeID(h.Volume))
 	if err != nil {
+		s.traffic.unauthenticated(err)
 		return nil, err
 	}
 	v, err := s.find(g.Volume)
@@ -377,7 +388,7 @@ func (s *Server) settle(ctx context.Context) {
 		case w.Volume.Retired != nil:
 			err = s.retire(ctx, w, v)
 		case v == nil:
-			v, err = open(ctx, s.cfg.volumes(), w, s.log.With("volume", w.Volume.Name))
+			v, err = open(ctx, &s.cfg, w, s.log.With("volume", w.Volume.Name))
 		default:
 			err = v.apply(ctx, w)
 		}

@@ -64,9 +64,9 @@ const (
 	blockBudget   = 64 << 20
 )
 
-// open opens a volume below dir, and makes it if it is new. A volume whose store holds
+// open opens a volume below the server's directory, and makes it if it is new. A volume whose store holds
 // data and whose metadata is missing is never made anew.
-func open(ctx context.Context, dir string, s *adminapi.ServedVolume, log *slog.Logger) (v *served, err error) {
+func open(ctx context.Context, cfg *Config, s *adminapi.ServedVolume, log *slog.Logger) (v *served, err error) {
 	v = &served{id: s.Volume.ID}
 	defer func() {
 		if err != nil {
@@ -82,7 +82,8 @@ func open(ctx context.Context, dir string, s *adminapi.ServedVolume, log *slog.L
 		return v, fmt.Errorf("store: %w", err)
 	}
 	v.close = append(v.close, v.objects.Close)
-	meta := filepath.Join(dir, s.Volume.ID, "meta")
+	dir := filepath.Join(cfg.volumes(), s.Volume.ID)
+	meta := filepath.Join(dir, "meta")
 	if err := os.MkdirAll(meta, 0o700); err != nil {
 		return v, err
 	}
@@ -102,14 +103,14 @@ func open(ctx context.Context, dir string, s *adminapi.ServedVolume, log *slog.L
 	}
 	ops, err := mount.NewServed(mount.Served{
 		Record: mount.Record{Name: s.Volume.Name, UUID: s.Volume.ID, Created: format.Created, Store: s.Store.URL},
-		Dir:    filepath.Join(dir, s.Volume.ID), Engine: v.engine, Objects: v.objects, Blocks: v.blocks, FS: v.tree,
+		Dir:    dir, Engine: v.engine, Objects: v.objects, Blocks: v.blocks, FS: v.tree,
 	})
 	if err != nil {
 		return v, err
 	}
 	v.rpc = &metarpc.Volume{Engine: v.engine, Command: command(ops, log)}
 	v.gate = &blockgate.Volume{Objects: v.objects, Blocks: v.blocks, Sealed: format.Seal != nil, NoSigning: s.Volume.BlockAccess == adminapi.BlocksServer}
-	return v, nil
+	return v, v.export(cfg.Metrics, s.Volume.Name)
 }
 
 // command does what clients ask for, and notes who asked.
