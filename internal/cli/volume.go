@@ -17,7 +17,8 @@ metadata database on this machine, the data of its files as blocks in an object
 store, which is a directory or an S3 bucket.
 
 The commands that look into a volume work on mounted volumes too: then the mount
-does the work.`,
+does the work. Most of them also take a shared volume as "massif mount" does,
+HOST[:PORT]/VOLUME: then its metadata server does the work.`,
 	},
 		a.volumeCreateCommand(), a.volumeListCommand(), a.volumeInfoCommand(), a.volumeDeleteCommand(),
 		a.volumeSetCommand(), a.volumeDfCommand(), a.volumeQuotaCommand(),

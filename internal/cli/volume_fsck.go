@@ -36,7 +36,7 @@ are no problem; "massif volume gc" removes them.
 
 Nothing is changed, unless --repair is given: it makes the metadata consistent
 again. What has lost its name is then found in lost+found; what the store lacks
-cannot be brought back.`
+cannot be brought back. A shared volume cannot be repaired while it is served.`
 	cmd.Args = exactArgs("NAME")
 	cmd.ValidArgsFunction = completeVolume
 	cmd.RunE = func(cmd *cobra.Command, names []string) error {

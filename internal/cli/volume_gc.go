@@ -19,8 +19,9 @@ func (a *app) volumeGCCommand() *cobra.Command {
 retention is over, and objects that a crash has left behind (orphans). A mounted
 volume deletes blocks by itself; orphans are only found here.
 
-On a mounted volume an object must be a day old to count as an orphan, since a
-younger one may be on its way into the metadata (--grace changes that).`,
+On a mounted or shared volume an object must be a day old to count as an orphan, since a
+younger one may be on its way into the metadata (--grace changes that; a shared
+volume takes no less).`,
 		Example: `  massif volume gc photos
   massif volume gc photos --dry-run
   massif volume gc photos --compact`,
@@ -62,6 +63,6 @@ younger one may be on its way into the metadata (--grace changes that).`,
 	a.jsonFlag(cmd)
 	cmd.Flags().BoolVarP(&args.DryRun, "dry-run", "n", false, "only count")
 	cmd.Flags().BoolVar(&args.Compact, "compact", false, "also write chunks anew that lie in many pieces")
-	cmd.Flags().Var(&grace, "grace", "how old an orphan must be (default: 1d on a mounted volume, else 0)")
+	cmd.Flags().Var(&grace, "grace", "how old an orphan must be (default: 1d on a mounted or shared volume, else 0)")
 	return cmd
 }

@@ -21,7 +21,10 @@ func (a *app) volumePassphraseCommand() *cobra.Command {
 		Long: `Change how the key of an encrypted volume is protected. The key itself and the
 data stay as they are, so this takes no time, and works while the volume is
 mounted. Whoever has an old copy of the volume's metadata and knows the old
-passphrase can still read what he has.`,
+passphrase can still read what he has.
+
+A shared volume is named HOST[:PORT]/VOLUME. If this user's credentials hold the
+passphrase they get the new one; for others it is: massif creds init --force.`,
 	}, a.passphraseChangeCommand(), a.passphraseRecoverCommand(), a.recoveryKeyCommand())
 }
 

@@ -23,10 +23,11 @@ needs it. "massif mount NAME DIR --at-time SNAPSHOT" shows it, and
 
 func (a *app) snapshotCreateCommand() *cobra.Command {
 	return &cobra.Command{
-		Use:     "create NAME SNAPSHOT",
-		Short:   "Make a snapshot",
-		Example: `  massif volume snapshot create photos before-cleanup`,
-		Args:    exactArgs("NAME", "SNAPSHOT"),
+		Use:   "create NAME SNAPSHOT",
+		Short: "Make a snapshot",
+		Example: `  massif volume snapshot create photos before-cleanup
+  massif volume snapshot create admin.example.com/photos before-cleanup`,
+		Args: exactArgs("NAME", "SNAPSHOT"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return do(cmd, args[0], "snapshot-create", map[string]string{"name": args[1]}, nil, nil)
 		},
