@@ -1,8 +1,11 @@
 package pebble_test
 
 import (
+	"encoding/binary"
 	"errors"
+	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"os"
 	"testing"
 
@@ -34,6 +37,48 @@ func TestSuiteSmall(t *testing.T) {
 	kvtest.Run(t, func(t *testing.T) (kv.DB, func() kv.DB) {
 		return openDir(t, t.TempDir(), pebble.Options{CacheBytes: 1 << 20, MemTableBytes: 64 << 10})
 	})
+}
+
+// TestDeleteAllAndMerge: a range without a beginning stays deleted when tables are
+// merged, which happens all the time here.
+func TestDeleteAllAndMerge(t *testing.T) {
+	defer pebble.SetFewKeys(-1)()
+	db, reopen := openDir(t, t.TempDir(), pebble.Options{CacheBytes: 1 << 20, MemTableBytes: 64 << 10})
+	r := rand.New(rand.NewPCG(1, 2))
+	update := func(fn func(tx kv.Txn)) {
+		t.Helper()
+		if err := db.Update(t.Context(), func(tx kv.Txn) error { fn(tx); return nil }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for round := range uint16(300) {
+		update(func(tx kv.Txn) { tx.DeleteRange(nil, nil) })
+		for range 1 + r.IntN(8) {
+			update(func(tx kv.Txn) {
+				for range r.IntN(40) {
+					if key := byte(r.IntN(100)); r.IntN(8) == 0 {
+						tx.DeleteRange([]byte{key}, nil) // fills the table in memory
+					} else {
+						tx.Put([]byte{key}, binary.BigEndian.AppendUint16(nil, round))
+					}
+				}
+			})
+		}
+		if r.IntN(20) == 0 {
+			db = reopen()
+		}
+		err := db.View(t.Context(), func(r kv.Reader) error {
+			return r.Scan(nil, nil, func(k, v []byte) (bool, error) {
+				if of := binary.BigEndian.Uint16(v); of != round {
+					return false, fmt.Errorf("key %v of round %d is back", k, of)
+				}
+				return true, nil
+			})
+		})
+		if err != nil {
+			t.Fatalf("round %d: %v", round, err)
+		}
+	}
 }
 
 func openDir(t *testing.T, dir string, o pebble.Options) (kv.DB, func() kv.DB) {

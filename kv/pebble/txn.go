@@ -38,8 +38,13 @@ type pointRead struct {
 	key  []byte
 }
 
-// upperBound is above every key: DeleteRange has no open end in Pebble.
-var upperBound = bytes.Repeat([]byte{0xff}, kv.MaxKey+1)
+// lowerBound is not above any key and upperBound is above every key: DeleteRange has
+// no open ends in Pebble. A range that begins with the empty key is forgotten by
+// merges of tables before it has deleted anything (seen in Pebble 2.1.7).
+var (
+	lowerBound = []byte{0}
+	upperBound = bytes.Repeat([]byte{0xff}, kv.MaxKey+1)
+)
 
 // begin makes t ready for a run.
 func (t *txn) begin() {
@@ -325,6 +330,9 @@ func (t *txn) Delete(key []byte) {
 
 // DeleteRange implements kv.Txn.
 func (t *txn) DeleteRange(start, end []byte) {
+	if len(start) == 0 {
+		start = lowerBound
+	}
 	if end != nil && bytes.Compare(start, end) >= 0 || !t.grow(len(start)+len(end)) {
 		return
 	}
