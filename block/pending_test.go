@@ -34,6 +34,12 @@ func (w *waiting) PendingObject(_ context.Context, id uint64) ([]byte, error) {
 	return w.objects[ID(id)], nil
 }
 
+func (w *waiting) setLate(late bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.late = late
+}
+
 // TestPending reads blocks that are kept elsewhere, in every form, while they are
 // and after they have been moved.
 func TestPending(t *testing.T) {
@@ -84,9 +90,9 @@ func TestPending(t *testing.T) {
 			if err := f.PutObject(ctx, id, object); err != nil {
 				t.Fatal(err)
 			}
-			p.late = true
+			p.setLate(true)
 			read("just moved")
-			p.late = false
+			p.setLate(false)
 			p.mu.Lock()
 			delete(p.objects, id)
 			p.mu.Unlock()

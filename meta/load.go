@@ -68,10 +68,12 @@ type loader struct {
 
 func (l *loader) empty() error {
 	return l.db.View(l.ctx, func(r kv.Reader) error {
-		return r.Scan(nil, nil, func(key, _ []byte) (bool, error) {
-			if bytes.Equal(key, keyFormat()) {
-				return false, vfs.WithErrno(syscall.EEXIST, errors.New("the database already holds a volume"))
-			}
+		if _, err := r.Get(keyFormat()); err == nil {
+			return vfs.WithErrno(syscall.EEXIST, errors.New("the database already holds a volume"))
+		} else if !errors.Is(err, kv.ErrNotFound) {
+			return err
+		}
+		return r.Scan(nil, nil, func([]byte, []byte) (bool, error) {
 			return false, vfs.WithErrno(syscall.ENOTEMPTY, errors.New("the database is not empty"))
 		})
 	})
