@@ -124,9 +124,6 @@ func (h *hostile) put(id block.ID, body []byte) int {
 
 func isOK(status int) bool { return status >= 200 && status < 300 }
 
-// allZero tells whether nothing is in p.
-func allZero(p []byte) bool { return len(bytes.Trim(p, "\x00")) == 0 }
-
 // stage is a volume as hostile clients meet it: alice sees all of it and has written
 // a block of a file in mallory's directory, one of a file outside, and a pack with a
 // piece of each.

@@ -23,7 +23,6 @@ type leaseCache struct {
 	names  int // names of a shard's directories
 	queue  atomic.Pointer[meta.RecallQueue]
 	alls   atomic.Int64 // recalls of everything that are not acknowledged yet
-	hits   atomic.Int64
 }
 
 const (

@@ -8,7 +8,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"syscall"
-	"time"
 
 	"github.com/massif-fs/massif/block"
 	"github.com/massif-fs/massif/block/blockgate"
@@ -579,6 +578,3 @@ func (ss *session) complete(h *handler, sl *slot) {
 	}
 	ss.running.Done()
 }
-
-// idle tells how long nothing was heard of the session.
-func (ss *session) idle() time.Duration { return time.Duration(nanotime() - ss.heard.Load()) }

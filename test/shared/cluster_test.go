@@ -29,16 +29,12 @@ import (
 	"github.com/massif-fs/massif/object"
 	objmem "github.com/massif-fs/massif/object/mem"
 	"github.com/massif-fs/massif/tree/volume"
-	"github.com/massif-fs/massif/vfs"
 )
 
 var format = meta.Format{Name: "shared", UUID: "00000000-0000-4000-8000-000000000001", ChunkSize: meta.MinChunkSize,
 	Compression: "lz4", InlineLimit: meta.DefaultInlineLimit}
 
-var (
-	bg   = context.Background()
-	root = &vfs.Caller{}
-)
+var bg = context.Background()
 
 // remoteVar has all tests use a metadata server.
 const remoteVar = "MASSIF_SHARED_REMOTE"
