@@ -12,7 +12,7 @@ LDFLAGS := -s -w -X github.com/massif-fs/massif/internal/cli.Version=$(VERSION)
 BUILD   := CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)'
 
 # Packages whose tests also run under the race detector.
-RACE := ./kv/... ./meta/... ./block/... ./cache/... ./object/... ./tree/... ./door/... ./mount/... ./telemetry/... ./service/... ./compat/...
+RACE := ./kv/... ./meta/... ./block/... ./cache/... ./object/... ./tree/... ./door/... ./mount/... ./seal/... ./service/... ./compat/... ./telemetry/...
 
 FUZZTIME  ?= 20s
 BENCHARGS ?=

@@ -16,7 +16,7 @@ status=0
 if command -v gcc >/dev/null 2>&1; then
 	echo "== go test -race -short (concurrent code)"
 	# shellcheck disable=SC2046
-	CGO_ENABLED=1 go test -race -short -timeout 15m $(go list ./kv/... ./meta/... ./block/... ./cache/... ./object/... ./tree/... ./door/... ./mount/... ./telemetry/... 2>/dev/null) || status=$?
+	CGO_ENABLED=1 go test -race -short -timeout 15m $(go list ./kv/... ./meta/... ./block/... ./cache/... ./object/... ./tree/... ./door/... ./mount/... ./seal/... ./service/... ./compat/... ./telemetry/... 2>/dev/null) || status=$?
 else
 	echo "test: no C compiler, so no race detector" >&2
 fi
