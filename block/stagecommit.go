@@ -86,11 +86,13 @@ func (g *stage) committer() {
 		select {
 		case <-g.ctx.Done():
 			g.mu.Lock()
-			batch := g.take()
+			batch, notes := g.take(), g.notes
+			g.notes = nil
 			g.mu.Unlock()
 			for _, req := range batch {
 				g.fail(req, errors.New("write-back stage is closed"))
 			}
+			g.noteDown(notes) // lest the next process upload what was deleted
 			return
 		case <-g.wakeCommit:
 		}
@@ -100,23 +102,32 @@ func (g *stage) committer() {
 		g.mu.Unlock()
 		if len(batch) > 0 {
 			g.commit(batch, notes)
-		} else if len(notes) > 0 {
-			// Without an active segment the notes are lost, which is allowed.
-			g.mu.Lock()
-			seg := g.active
-			if seg != nil {
-				seg.busy = true
-			}
-			g.mu.Unlock()
-			if seg != nil {
-				g.writeNotes(seg, notes)
-				g.mu.Lock()
-				seg.busy = false
-				g.retire()
-				g.mu.Unlock()
-			}
+		} else {
+			g.noteDown(notes)
 		}
 	}
+}
+
+// noteDown writes notes without a batch. Without an active segment they are lost,
+// which is allowed.
+func (g *stage) noteDown(notes []note) {
+	if len(notes) == 0 {
+		return
+	}
+	g.mu.Lock()
+	seg := g.active
+	if seg != nil {
+		seg.busy = true
+	}
+	g.mu.Unlock()
+	if seg == nil {
+		return
+	}
+	g.writeNotes(seg, notes)
+	g.mu.Lock()
+	seg.busy = false
+	g.retire()
+	g.mu.Unlock()
 }
 
 func (g *stage) take() []*stageRequest {
