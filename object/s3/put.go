@@ -195,20 +195,7 @@ func conditionError(err error, opts *object.PutOptions) error {
 // conditionHolds asks before the body of a long upload is sent; the server
 // decides when it is complete.
 func (s *Store) conditionHolds(ctx context.Context, op, key string, opts *object.PutOptions) error {
-	if !opts.IfAbsent && opts.IfMatch == "" {
-		return nil
-	}
-	info, err := s.head(ctx, op, key)
-	missing := errors.Is(err, object.ErrNotFound)
-	switch {
-	case err != nil && !missing:
-		return err
-	case opts.IfAbsent && !missing:
-		return &object.Error{Op: op, Key: key, Err: object.ErrExists}
-	case opts.IfMatch != "" && (missing || info.ETag != opts.IfMatch):
-		return &object.Error{Op: op, Key: key, Err: object.ErrPrecondition}
-	}
-	return nil
+	return wire.ConditionHolds(op, key, opts, func() (object.Info, error) { return s.head(ctx, op, key) })
 }
 
 // putStream puts what body gives, in one request if it fits into a part.
