@@ -149,7 +149,7 @@ func (fs *FS) load(ctx context.Context, n *node) error {
 	}
 	n.size = int64(a.Size)
 	n.small, n.content, n.hasInline = false, nil, false
-	if a.Blocks == 0 || a.Size <= uint64(meta.MaxInlineLimit) {
+	if mayBeInline(&a) {
 		data, ok, err := fs.sess.Inline(ctx, n.ino)
 		if err != nil {
 			return err
@@ -165,6 +165,10 @@ func (fs *FS) load(ctx context.Context, n *node) error {
 	n.loaded, n.kept = true, true
 	return nil
 }
+
+// mayBeInline tells whether a file may have inline content: it counts as allocated, and
+// there is not much of it, however great the size is (a hole may follow).
+func mayBeInline(a *vfs.Attr) bool { return a.Blocks <= (meta.MaxInlineLimit+511)/512 }
 
 // staleAtime is the rule of relatime.
 func staleAtime(a *vfs.Attr) bool {

@@ -111,7 +111,7 @@ func (fs *FS) loadShared(ctx context.Context, n *node) error {
 	}
 	based, content, inline := a.Blocks == 0, []byte(nil), false
 	need := meta.LeaseAttr
-	if based || a.Size <= uint64(meta.MaxInlineLimit) {
+	if mayBeInline(&a) {
 		data, ok, err := fs.sess.Inline(ctx, n.ino)
 		if err != nil {
 			return err
