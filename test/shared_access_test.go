@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -26,27 +25,12 @@ type site struct {
 	cmd   *exec.Cmd
 }
 
-// freePort is one that nobody listens on at the moment.
-func freePort(t testing.TB) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	_, port, err := net.SplitHostPort(l.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	return port
-}
-
 // startSite starts the servers; owner gets the credentials of the volume "main" and of the
 // account.
 func startSite(t testing.TB, owner *volume) *site {
 	t.Helper()
 	endpoint, bucket, creds := testserver.S3(t)
-	s := &site{admin: "localhost:" + freePort(t), dir: filepath.Join(owner.dir, "site"), said: filepath.Join(owner.dir, "site.log")}
+	s := &site{admin: "localhost:" + testserver.Port(t), dir: filepath.Join(owner.dir, "site"), said: filepath.Join(owner.dir, "site.log")}
 	secret := filepath.Join(owner.dir, "secret")
 	if err := os.WriteFile(secret, []byte(creds.SecretKey), 0o600); err != nil {
 		t.Fatal(err)
@@ -56,7 +40,7 @@ func startSite(t testing.TB, owner *volume) *site {
 		t.Fatal(err)
 	}
 	defer out.Close()
-	s.cmd = exec.Command(program, "serve", "all", "--dir", s.dir, "--listen", s.admin, "--meta-listen", "localhost:"+freePort(t),
+	s.cmd = exec.Command(program, "serve", "all", "--dir", s.dir, "--listen", s.admin, "--meta-listen", "localhost:"+testserver.Port(t),
 		"--store", fmt.Sprintf("s3://%s/shared?endpoint=%s&path-style=true", bucket, endpoint), "--access-key-id", creds.AccessKey, "--secret-key-file", secret,
 		"--token-file", filepath.Join(owner.dir, "account"))
 	s.cmd.Env = owner.environ()

@@ -8,10 +8,12 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/massif-fs/massif/internal/freeport"
 )
 
 // process is a server that the benchmark has started: it outlives mounts, and ends
@@ -78,16 +80,17 @@ func (p *process) stop() error {
 	return nil
 }
 
-// freePorts finds n ports of the loopback interface that nobody listens on.
+// freePorts chooses n different ports of the loopback interface that nobody listens on.
 func freePorts(n int) ([]string, error) {
-	ports := make([]string, n)
-	for i := range ports {
-		l, err := net.Listen("tcp", "localhost:0")
+	var ports []string
+	for len(ports) < n {
+		port, err := freeport.Choose()
 		if err != nil {
 			return nil, err
 		}
-		defer l.Close() // at the end: they shall differ
-		ports[i] = strconv.Itoa(l.Addr().(*net.TCPAddr).Port)
+		if !slices.Contains(ports, port) {
+			ports = append(ports, port)
+		}
 	}
 	return ports, nil
 }

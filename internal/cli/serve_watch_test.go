@@ -9,14 +9,16 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/massif-fs/massif/internal/testserver"
 )
 
 // TestServerMetrics: figures, health and profiles of servers, by flags and by keys.
 func TestServerMetrics(t *testing.T) {
 	w := newWorld(t)
-	addr := "localhost:" + freePort(t)
+	addr := "localhost:" + testserver.Port(t)
 	config := filepath.Join(w.dir, "all.toml")
-	text := fmt.Sprintf("listen = %q\nmeta-listen = %q\nmetrics-addr = %q\npprof = true\n", "localhost:"+freePort(t), "localhost:"+freePort(t), addr)
+	text := fmt.Sprintf("listen = %q\nmeta-listen = %q\nmetrics-addr = %q\npprof = true\n", "localhost:"+testserver.Port(t), "localhost:"+testserver.Port(t), addr)
 	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/massif-fs/massif/internal/testserver"
 	"github.com/massif-fs/massif/service/admin/adminapi"
 )
 
@@ -34,7 +35,7 @@ func (w *world) startServer(name, ready string, args ...string) *process {
 		w.t.Fatal(err)
 	}
 	w.t.Cleanup(func() { p.end(syscall.SIGKILL) })
-	deadline := time.Now().Add(20 * time.Second)
+	deadline := time.Now().Add(time.Minute)
 	for !strings.Contains(p.printed(w.t), ready) {
 		if time.Now().After(deadline) {
 			w.t.Fatalf("%s is not ready:\n%s", name, p.printed(w.t))
@@ -69,7 +70,7 @@ func (p *process) end(sig syscall.Signal) error {
 func TestSeparateServers(t *testing.T) {
 	needFUSE(t)
 	w := newWorld(t)
-	adminAddr, metaAddr := "localhost:"+freePort(t), "localhost:"+freePort(t)
+	adminAddr, metaAddr := "localhost:"+testserver.Port(t), "localhost:"+testserver.Port(t)
 	config := filepath.Join(w.dir, "admin.toml")
 	firstToken := filepath.Join(w.dir, "first")
 	text := fmt.Sprintf("dir = %q\nlisten = %q\nhost = [\"files.example.com\"]\ntoken-file = %q\n", filepath.Join(w.dir, "admin"), adminAddr, firstToken)

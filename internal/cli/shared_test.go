@@ -16,6 +16,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/massif-fs/massif/internal/testserver"
 	"github.com/massif-fs/massif/service/admin/adminapi"
 )
 
@@ -32,20 +33,10 @@ type site struct {
 	out         string // file of the server's output
 }
 
-func freePort(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return strings.TrimPrefix(l.Addr().String(), "127.0.0.1:")
-}
-
 func newSite(t *testing.T) *site {
 	t.Helper()
 	w := newWorld(t)
-	s := &site{world: w, addr: "localhost:" + freePort(t), userHome: filepath.Join(w.dir, "user"), out: filepath.Join(w.dir, "server.out")}
+	s := &site{world: w, addr: "localhost:" + testserver.Port(t), userHome: filepath.Join(w.dir, "user"), out: filepath.Join(w.dir, "server.out")}
 	w.env = append(w.env, "HOME="+s.userHome, "LIBMOUNT_FSTAB="+filepath.Join(w.dir, "fstab"))
 	for _, dir := range []string{s.userHome, filepath.Join(w.dir, "bin")} {
 		if err := os.Mkdir(dir, 0o755); err != nil {
@@ -54,7 +45,7 @@ func newSite(t *testing.T) *site {
 	}
 	w.must("personalities", "install", filepath.Join(w.dir, "bin"))
 	s.flexfs = filepath.Join(w.dir, "bin", "mount.flexfs")
-	s.args = []string{"serve", "all", "--listen", s.addr, "--meta-listen", "localhost:" + freePort(t)}
+	s.args = []string{"serve", "all", "--listen", s.addr, "--meta-listen", "localhost:" + testserver.Port(t)}
 	s.start()
 	t.Cleanup(s.stop)
 	return s
@@ -97,7 +88,7 @@ func (s *site) stop() {
 		s.run("umount", "--force", s.mnt)
 	}
 	s.server.Process.Signal(syscall.SIGTERM)
-	timer := time.AfterFunc(30*time.Second, func() { s.server.Process.Kill() })
+	timer := time.AfterFunc(time.Minute, func() { s.server.Process.Kill() })
 	err := s.server.Wait()
 	timer.Stop()
 	if err != nil {
@@ -166,7 +157,7 @@ func (s *site) terminal(cmd *exec.Cmd, dialogue ...[2]string) (string, error) {
 		s.t.Fatal(err)
 	}
 	tty.Close()
-	timer := time.AfterFunc(30*time.Second, func() { cmd.Process.Kill() })
+	timer := time.AfterFunc(time.Minute, func() { cmd.Process.Kill() })
 	defer timer.Stop()
 	var shown strings.Builder
 	buf := make([]byte, 4096)
@@ -347,7 +338,7 @@ func (s *site) foreground(t *testing.T) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	if err := conn.SetReadDeadline(time.Now().Add(30 * time.Second)); err != nil {
+	if err := conn.SetReadDeadline(time.Now().Add(time.Minute)); err != nil {
 		t.Fatal(err)
 	}
 	buf := make([]byte, 4096)

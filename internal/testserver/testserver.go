@@ -29,6 +29,8 @@ import (
 	"time"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/storage/azblob/container"
+
+	"github.com/massif-fs/massif/internal/freeport"
 )
 
 // Tool returns the path of an installed test program, from $MASSIF_TOOLS, the
@@ -120,7 +122,7 @@ func start(t testing.TB, cmd *exec.Cmd, ready func() error) error {
 			t.Logf("%s said:\n%s", filepath.Base(cmd.Path), out.String())
 		}
 	})
-	deadline := time.Now().Add(30 * time.Second)
+	deadline := time.Now().Add(2 * time.Minute)
 	for {
 		err := ready()
 		select {
@@ -144,15 +146,21 @@ func start(t testing.TB, cmd *exec.Cmd, ready func() error) error {
 	}
 }
 
-// freeAddr returns a loopback address that nobody listens on at the moment.
-func freeAddr(t testing.TB) string {
+// Port returns a port of 127.0.0.1 for a server that cannot be told to choose one.
+// Nobody listens there, and nobody will by chance before the server does.
+func Port(t testing.TB) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	port, err := freeport.Choose()
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
-	return l.Addr().String()
+	return port
+}
+
+// address is a host and port for a server.
+func address(t testing.TB) string {
+	t.Helper()
+	return "127.0.0.1:" + Port(t)
 }
 
 func dial(addr string) error {
@@ -193,7 +201,7 @@ func startS3(t testing.TB, scheme string, flags ...string) (endpoint, bucket str
 	}
 	creds = Credentials{"massif-access", "massif-secret-of-a-test"}
 	for try := 1; ; try++ {
-		addr := freeAddr(t) // until somebody else takes it: then once more
+		addr := address(t)
 		cmd := exec.Command(program, append(slices.Clone(flags), "--port", addr, "--quiet", "--keep-alive", "posix", dir)...)
 		cmd.Env = append(os.Environ(), "ROOT_ACCESS_KEY="+creds.AccessKey, "ROOT_SECRET_KEY="+creds.SecretKey)
 		err := start(t, cmd, func() error { return dial(addr) })
@@ -247,7 +255,7 @@ func startAzure(t testing.TB, scheme string, flags ...string) (endpoint string) 
 	t.Helper()
 	program := Tool(t, "azurite-blob")
 	for try := 1; ; try++ {
-		addr := freeAddr(t)
+		addr := address(t)
 		_, port, _ := net.SplitHostPort(addr)
 		cmd := exec.Command(program, append(slices.Clone(flags), "--silent", "--disableTelemetry", "--skipApiVersionCheck",
 			"--inMemoryPersistence", "--blobHost", "127.0.0.1", "--blobPort", port)...)
@@ -269,7 +277,7 @@ func GCS(t testing.TB) (endpoint, bucket string) {
 	program := Tool(t, "fake-gcs-server")
 	bucket = "massif-test"
 	for try := 1; ; try++ {
-		addr := freeAddr(t)
+		addr := address(t)
 		host, port, _ := net.SplitHostPort(addr)
 		dir := t.TempDir()
 		if err := os.Mkdir(filepath.Join(dir, bucket), 0o755); err != nil {
@@ -300,7 +308,7 @@ func MinIO(t testing.TB) (endpoint string, creds Credentials) {
 	}
 	creds = Credentials{"massif-access", "massif-secret-of-a-test"}
 	for try := 1; ; try++ {
-		addr := freeAddr(t)
+		addr := address(t)
 		dir := t.TempDir()
 		cmd := exec.Command(program, "server", "--quiet", "--address", addr, "--console-address", "127.0.0.1:0", filepath.Join(dir, "data"))
 		cmd.Env = append(os.Environ(), "HOME="+dir, "MINIO_ROOT_USER="+creds.AccessKey, "MINIO_ROOT_PASSWORD="+creds.SecretKey,
