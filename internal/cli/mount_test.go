@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/massif-fs/massif/internal/testserver"
 	"github.com/massif-fs/massif/mount"
 )
 
@@ -153,14 +154,30 @@ func TestLazyUmount(t *testing.T) {
 	w.must("umount", w.mnt)
 }
 
+// foregroundLog is where the mount of foreground logs.
+func (w *world) foregroundLog() string { return filepath.Join(w.dir, "foreground.log") }
+
 // foreground starts "massif mount -f" and waits until it answers.
 func (w *world) foreground(args ...string) *exec.Cmd {
 	w.t.Helper()
 	cmd := w.command(append([]string{"mount", "-f"}, args...)...)
+	log, err := os.Create(w.foregroundLog())
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	defer log.Close()
+	cmd.Stderr = log
 	if err := cmd.Start(); err != nil {
 		w.t.Fatal(err)
 	}
-	w.t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
+	w.t.Cleanup(func() {
+		cmd.Process.Kill()
+		cmd.Wait()
+		if w.t.Failed() {
+			said, _ := os.ReadFile(w.foregroundLog())
+			w.t.Logf("the mount said:\n%s", said)
+		}
+	})
 	eventually(w.t, "the mount", func() bool {
 		_, alive, err := mount.Find(w.mnt)
 		return err == nil && alive && w.mounted(w.mnt)
@@ -207,7 +224,10 @@ func TestSignalsOnBusyMount(t *testing.T) {
 	}
 	// The first signal waits for the mount to become free: it still works.
 	cmd.Process.Signal(syscall.SIGTERM)
-	time.Sleep(300 * time.Millisecond) // the one thing to see is that nothing happens
+	eventually(t, "the first signal's failure", func() bool {
+		said, err := os.ReadFile(w.foregroundLog())
+		return err == nil && strings.Contains(string(said), "cannot unmount yet")
+	})
 	if _, err := f.WriteString(" still"); err != nil {
 		t.Errorf("write after the first signal: %v", err)
 	}
@@ -320,7 +340,7 @@ func TestNotifySocket(t *testing.T) {
 	expect := func(want string) {
 		t.Helper()
 		buf := make([]byte, 256)
-		c.SetReadDeadline(time.Now().Add(20 * time.Second))
+		c.SetReadDeadline(time.Now().Add(time.Minute))
 		n, err := c.Read(buf)
 		if err != nil || !strings.Contains(string(buf[:n]), want) {
 			t.Errorf("notification %q, %v; want %q", buf[:n], err, want)
@@ -349,11 +369,11 @@ func TestMetricsAndLogs(t *testing.T) {
 	needFUSE(t)
 	w := newWorld(t)
 	w.must("volume", "create", "v")
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	addr := "127.0.0.1:" + testserver.Port(t)
+	l, err := net.Listen("tcp", addr)
 	if err != nil {
 		t.Fatal(err)
 	}
-	addr := l.Addr().String()
 	// The address is in use: the mount fails, in a sentence.
 	w.refuse(1, "address already in use", "mount", "v", w.mnt, "--metrics-addr", addr)
 	l.Close()

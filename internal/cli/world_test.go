@@ -120,7 +120,7 @@ func (w *world) command(args ...string) *exec.Cmd {
 	return cmd
 }
 
-// run runs the program and returns how it ended. It has a minute.
+// run runs the program and returns how it ended. It has three minutes.
 func (w *world) run(args ...string) result {
 	w.t.Helper()
 	return w.finish(w.command(args...))
@@ -133,10 +133,10 @@ func (w *world) finish(cmd *exec.Cmd) result {
 	if err := cmd.Start(); err != nil {
 		w.t.Fatal(err)
 	}
-	timer := time.AfterFunc(time.Minute, func() { cmd.Process.Kill() })
+	timer := time.AfterFunc(3*time.Minute, func() { cmd.Process.Kill() })
 	err := cmd.Wait()
 	if !timer.Stop() {
-		w.t.Fatalf("massif %q took more than a minute", cmd.Args[1:])
+		w.t.Fatalf("massif %q took more than three minutes", cmd.Args[1:])
 	}
 	var exit *exec.ExitError
 	if err != nil && !errors.As(err, &exit) {
@@ -254,7 +254,7 @@ func tree(t *testing.T, dir string) map[string]string {
 // eventually waits for something that another process does.
 func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	for !ok() {
 		select {
