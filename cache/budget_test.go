@@ -114,19 +114,19 @@ func TestBudgetCancel(t *testing.T) {
 			t.Fatal()
 		}
 		ctx, cancel := context.WithCancel(context.Background())
-		errs := make(chan error, 2)
-		go func() { errs <- x.Acquire(ctx, 10) }()
+		large, small := make(chan error, 1), make(chan error, 1)
+		go func() { large <- x.Acquire(ctx, 10) }()
 		synctest.Wait()
-		go func() { errs <- x.Acquire(context.Background(), 5) }() // fits, but waits its turn
+		go func() { small <- x.Acquire(context.Background(), 5) }() // fits, but waits its turn
 		synctest.Wait()
 		if !b.Pressed() {
 			t.Error("nobody waits")
 		}
 		cancel()
-		if err := <-errs; !errors.Is(err, context.Canceled) {
+		if err := <-large; !errors.Is(err, context.Canceled) {
 			t.Error(err)
 		}
-		if err := <-errs; err != nil {
+		if err := <-small; err != nil {
 			t.Error(err)
 		}
 		if b.Pressed() || b.Used() != 10 {
