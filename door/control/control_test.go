@@ -55,7 +55,7 @@ func exchange(t *testing.T, path, send string) string {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	c.SetDeadline(time.Now().Add(10 * time.Second))
+	c.SetDeadline(time.Now().Add(time.Minute))
 	if _, err := io.WriteString(c, send); err != nil {
 		t.Fatal(err)
 	}
@@ -177,15 +177,13 @@ func TestClient(t *testing.T) {
 
 // A command that waits for the server's own end still gets its answer out.
 func TestAnswerDuringClose(t *testing.T) {
-	ending := make(chan struct{})
+	started, ending := make(chan struct{}), make(chan struct{})
 	server, path := startServer(t, map[string]Handler{
-		"end": func(context.Context, *Call) (any, error) { <-ending; return "bye", nil },
+		"end": func(context.Context, *Call) (any, error) { close(started); <-ending; return "bye", nil },
 	})
 	answered := make(chan string, 1)
-	ready := make(chan struct{})
 	go func() {
 		c, err := Dial(context.Background(), path)
-		close(ready)
 		if err != nil {
 			answered <- err.Error()
 			return
@@ -197,19 +195,19 @@ func TestAnswerDuringClose(t *testing.T) {
 		}
 		answered <- out
 	}()
-	<-ready
-	time.AfterFunc(20*time.Millisecond, func() { close(ending) })
-	for { // until the server has the connection
-		server.mu.Lock()
-		n := len(server.conns)
-		server.mu.Unlock()
-		if n > 0 {
-			break
-		}
-		time.Sleep(time.Millisecond)
+	select {
+	case <-started:
+	case out := <-answered:
+		t.Fatal(out)
 	}
-	<-ending
-	if err := server.Close(); err != nil {
+	closed := make(chan error, 1)
+	go func() { closed <- server.Close() }()
+	for exists := true; exists; time.Sleep(time.Millisecond) { // until Close is under way
+		_, err := os.Stat(path)
+		exists = err == nil
+	}
+	close(ending)
+	if err := <-closed; err != nil {
 		t.Error(err)
 	}
 	if got := <-answered; got != "bye" {

@@ -118,7 +118,7 @@ func serve(t testing.TB, h Handler, cfg Config) (c *Conn, mnt string) {
 		}
 		select {
 		case <-served:
-		case <-time.After(20 * time.Second):
+		case <-time.After(time.Minute):
 			t.Fatal("still serving after the unmount")
 		}
 		if err := c.Close(); err != nil {
@@ -134,7 +134,7 @@ func serve(t testing.TB, h Handler, cfg Config) (c *Conn, mnt string) {
 
 func wait(t testing.TB, what string, until func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); !until(); time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); !until(); time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatal("in vain: " + what)
 		}
@@ -179,9 +179,7 @@ func TestBlockedHandlers(t *testing.T) {
 		}()
 	}
 	wait(t, "reads arrive", func() bool { return o.reads.Load() == blocked })
-	if !c.isSlow(opRead) {
-		t.Error("it has learnt nothing")
-	}
+	wait(t, "it learns that reads are slow", func() bool { return c.isSlow(opRead) })
 	before := o.stats.Load()
 	var st unix.Stat_t
 	for range 100 {
@@ -293,7 +291,7 @@ func TestInterrupt(t *testing.T) {
 		select {
 		case <-q.Interrupted():
 			return syscall.EINTR
-		case <-time.After(30 * time.Second):
+		case <-time.After(2 * time.Minute):
 			return syscall.ETIMEDOUT
 		}
 	}}
@@ -306,7 +304,7 @@ func TestInterrupt(t *testing.T) {
 		go func() { done <- cmd.Wait() }()
 		select {
 		case <-done:
-		case <-time.After(20 * time.Second):
+		case <-time.After(time.Minute):
 			t.Fatal("the killed process still waits")
 		}
 		if out.Len() != 0 {
