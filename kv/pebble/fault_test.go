@@ -228,7 +228,7 @@ func TestManifestFailure(t *testing.T) {
 		return nil
 	})
 	var err error
-	deadline := time.Now().Add(10 * time.Second)
+	deadline := time.Now().Add(time.Minute)
 	n := 1
 	for ; err == nil && time.Now().Before(deadline); n++ {
 		err = step(db, n, 500)
@@ -270,7 +270,7 @@ func TestTablesDiskFull(t *testing.T) {
 	}
 	var err error
 	n := 0
-	for deadline := time.Now().Add(10 * time.Second); err == nil && time.Now().Before(deadline); n++ {
+	for deadline := time.Now().Add(time.Minute); err == nil && time.Now().Before(deadline); n++ {
 		err = put(n)
 	}
 	if !errors.Is(err, syscall.ENOSPC) {
@@ -280,7 +280,7 @@ func TestTablesDiskFull(t *testing.T) {
 		t.Errorf("Sync of what was committed: %v", err)
 	}
 	f.clear()
-	for deadline := time.Now().Add(10 * time.Second); err != nil && time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); err != nil && time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
 		err = put(n)
 	}
 	if err != nil {
@@ -312,7 +312,7 @@ func TestReserve(t *testing.T) {
 	eventually := func(what string, fn func(tx kv.Txn) error, want error) {
 		t.Helper()
 		var err error
-		for deadline := time.Now().Add(5 * time.Second); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
+		for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
 			if err = db.Update(ctx, fn); errors.Is(err, want) {
 				return
 			}

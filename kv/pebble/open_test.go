@@ -141,7 +141,7 @@ func TestMetrics(t *testing.T) {
 	}
 	// Flushes run on their own.
 	var m pebble.Metrics
-	for deadline := time.Now().Add(5 * time.Second); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
 		if m = db.Metrics(); m.Flushes > 0 {
 			break
 		}

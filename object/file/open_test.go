@@ -324,7 +324,7 @@ func TestKeptFiles(t *testing.T) {
 	defer s.Close()
 	ctx := t.Context()
 	put(t, s, "k", "one")
-	deadline := time.Now().Add(10 * time.Second)
+	deadline := time.Now().Add(time.Minute)
 	p := make([]byte, 3)
 	for f := (*openFile)(nil); f == nil; {
 		if time.Now().After(deadline) {

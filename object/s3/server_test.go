@@ -207,36 +207,35 @@ func TestBrokenConnections(t *testing.T) {
 	if err := put(); err != nil {
 		t.Fatal(err)
 	}
-	quick := func(what string, do func() error) error {
+	// What breaks is noticed as such, and not because nothing came for long.
+	broken := func(what string, err error) error {
 		t.Helper()
-		begun := time.Now()
-		err := do()
-		if d := time.Since(begun); d > 10*time.Second {
-			t.Errorf("%s took %v", what, d)
+		if errors.Is(err, syscall.ETIMEDOUT) {
+			t.Errorf("%s was noticed by a time limit only: %v", what, err)
 		}
 		return err
 	}
 
 	proxy.Set(testserver.Fault{Refuse: true})
 	for what, do := range map[string]func() error{"put": put, "get": get, "read": read} {
-		wantKind(t, what+" refused", quick(what, do), object.ErrUnavailable, "massif-test", proxy.Addr())
+		wantKind(t, what+" refused", broken(what, do()), object.ErrUnavailable, "massif-test", proxy.Addr())
 	}
 	proxy.Set(testserver.Fault{CutAnswer: 100_000})
 	for what, do := range map[string]func() error{"get": get, "read": read} {
-		err := quick(what, do)
+		err := broken(what, do())
 		wantKind(t, what+" cut short", err, io.ErrUnexpectedEOF)
 		if !errors.Is(err, object.ErrUnavailable) {
 			t.Errorf("%s cut short: %v is not ErrUnavailable", what, err)
 		}
 	}
 	proxy.Set(testserver.Fault{CutRequest: 100_000})
-	wantKind(t, "put cut short", quick("put", put), object.ErrUnavailable)
+	wantKind(t, "put cut short", broken("put", put()), object.ErrUnavailable)
 	impatient := func(d time.Duration) { s.cfg.StallTimeout, s.cfg.SlowTimeout = d, d }
 	impatient(200 * time.Millisecond)
 	for _, f := range []testserver.Fault{{StallAnswer: 100_000}, {StallAnswer: -1}, {StallRequest: -1}} {
 		proxy.Set(f)
 		for what, do := range map[string]func() error{"get": get, "read": read} {
-			err := quick(what, do)
+			err := do()
 			wantKind(t, what+" stalled", err, syscall.ETIMEDOUT, "no progress")
 			if !errors.Is(err, object.ErrUnavailable) {
 				t.Errorf("%s stalled: %v is not ErrUnavailable", what, err)
@@ -244,10 +243,10 @@ func TestBrokenConnections(t *testing.T) {
 		}
 	}
 	proxy.Set(testserver.Fault{StallRequest: 100_000})
-	wantKind(t, "put stalled", quick("put", put), syscall.ETIMEDOUT, "no progress")
+	wantKind(t, "put stalled", put(), syscall.ETIMEDOUT, "no progress")
 	impatient(30 * time.Second)
 	proxy.Set(testserver.Fault{Flip: 500_000})
-	wantKind(t, "get damaged", quick("get", get), object.ErrCorrupt)
+	wantKind(t, "get damaged", get(), object.ErrCorrupt)
 
 	// Nothing of that did anything to the object.
 	proxy.Set(testserver.Fault{})
@@ -300,14 +299,12 @@ func TestSlowIsNotStalled(t *testing.T) {
 
 func TestCancelStalled(t *testing.T) {
 	s, proxy := proxied(t)
-	s.cfg.StallTimeout = time.Minute
+	s.cfg.StallTimeout, s.cfg.SlowTimeout = time.Hour, time.Hour
 	proxy.Set(testserver.Fault{StallAnswer: -1})
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
-	begun := time.Now()
-	_, err := s.Head(ctx, "k")
-	if !errors.Is(err, context.DeadlineExceeded) || time.Since(begun) > 10*time.Second {
-		t.Errorf("after %v: %v", time.Since(begun), err)
+	if _, err := s.Head(ctx, "k"); !errors.Is(err, context.DeadlineExceeded) {
+		t.Error(err)
 	}
 }
 
@@ -340,7 +337,9 @@ func TestConnectionsAreKept(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if n := counter.count(); n > 2 {
+	// Each of the four kinds of request alone would take twenty; one more or less is the
+	// transport's affair, which gives up connections of which it learns too late.
+	if n := counter.count(); n > 10 {
 		t.Errorf("80 requests in a row took %d connections", n)
 	}
 }
