@@ -243,8 +243,8 @@ func (t *txn) copyRange(in vfs.Ino, inOff uint64, out vfs.Ino, outOff, length ui
 		return err
 	case (src.flags|dst.flags)&flagInline != 0:
 		return ErrLayout
-	case inOff+length > src.size:
-		return syscall.EINVAL
+	case inOff+length > src.size: // cut meanwhile
+		return ErrLayout
 	}
 	size := uint64(t.e.format.Load().ChunkSize)
 	var sources [2][]Extent // the two chunks of in that a chunk of out can get parts of

@@ -163,12 +163,14 @@ type Session interface {
 
 	// Allocate is fallocate(2) on committed data: mode 0 and KEEP_SIZE allocate
 	// unwritten extents where holes are, PUNCH_HOLE, ZERO_RANGE; others
-	// EOPNOTSUPP. Inline content is not touched: the caller has moved it to chunks.
+	// EOPNOTSUPP. A file with inline content gives ErrLayout: the caller moves it to
+	// chunks first.
 	Allocate(ctx context.Context, c *vfs.Caller, ino vfs.Ino, mode uint32, off, length uint64) error
 	// Seek is SEEK_DATA and SEEK_HOLE on committed data.
 	Seek(ctx context.Context, ino vfs.Ino, off int64, whence int) (int64, error)
 	// CopyRange makes out share in's committed extents; both ranges must be in
-	// chunks, not inline, in must have all n bytes. It does not read or write data.
+	// chunks, not inline, and in must have all n bytes, else it gives ErrLayout. It does
+	// not read or write data. Ranges of one file that overlap: EINVAL.
 	CopyRange(ctx context.Context, c *vfs.Caller, in vfs.Ino, inOff uint64, out vfs.Ino, outOff, n uint64) error
 
 	GetLock(ctx context.Context, ino vfs.Ino, lock vfs.Lock) (vfs.Lock, error)

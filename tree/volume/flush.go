@@ -20,6 +20,7 @@ type job struct {
 	smallGen uint64 // of the content in write.Inline
 	bytes    int64
 	shared   sharedJob
+	err      error // set by flush if it failed
 }
 
 // pack is a block being put together from the pieces of one or several files.
@@ -124,14 +125,22 @@ func (fs *FS) flushLocked(ctx context.Context, n *node) error {
 // dirty again.
 func (fs *FS) flush(ctx context.Context, jobs []*job, awaited bool) error {
 	gone, err := fs.store(ctx, jobs, awaited)
-	for tries := 0; fs.shared && errors.Is(err, meta.ErrLayout) && tries < maxRebase; tries++ {
-		if err = fs.rebase(ctx, jobs); err == nil {
-			gone, err = fs.store(ctx, jobs, awaited)
+	for r := (refusals{}); fs.shared && errors.Is(err, meta.ErrLayout); {
+		if err = fs.rebase(ctx, jobs); err != nil {
+			break
 		}
+		if err = r.again(ctx, jobs...); err != nil {
+			break
+		}
+		if r.count == maxTogether && len(jobs) > 1 {
+			return fs.flushEach(ctx, jobs, awaited)
+		}
+		gone, err = fs.store(ctx, jobs, awaited)
 	}
 	for i, j := range jobs {
 		switch {
 		case err != nil:
+			j.err = err
 			fs.refreeze(j)
 		default:
 			fs.finish(j, gone[i])
@@ -145,6 +154,21 @@ func (fs *FS) flush(ctx context.Context, jobs []*job, awaited bool) error {
 	fs.lastError.Store(nil)
 	fs.stats.flushes.Add(1)
 	return nil
+}
+
+// flushEach is flush where one of the files is in the way of the others.
+func (fs *FS) flushEach(ctx context.Context, jobs []*job, awaited bool) error {
+	var g errgroup.Group
+	g.SetLimit(16)
+	for _, j := range jobs {
+		g.Go(func() error { return fs.flush(ctx, []*job{j}, awaited) })
+	}
+	_ = g.Wait()
+	errs := make([]error, len(jobs))
+	for i, j := range jobs {
+		errs[i] = j.err
+	}
+	return errors.Join(errs...)
 }
 
 func (fs *FS) store(ctx context.Context, jobs []*job, awaited bool) (gone []bool, err error) {

@@ -123,9 +123,9 @@ func (fs *FS) flushDue() (int, error) {
 	}
 	err := fs.flush(fs.ctx, jobs, false)
 	for _, j := range jobs {
-		if err != nil && fs.ctx.Err() == nil {
+		if j.err != nil && fs.ctx.Err() == nil {
 			j.n.mu.Lock()
-			j.n.flushErr = err
+			j.n.flushErr = j.err
 			j.n.mu.Unlock()
 		}
 		j.n.flushMu.Unlock()

@@ -208,10 +208,12 @@ func (fs *FS) compact(ctx context.Context, f fragment) error {
 	crashpoint.Hit("compact.put")
 	err = fs.sess.Replace(ctx, f.ino, f.index, slices.Clone(old), fresh, []meta.Block{{ID: id, Size: uint32(total)}})
 	if err != nil {
-		// The new block is referred to by nothing.
+		if !errors.Is(err, meta.ErrLayout) && !isGone(err) {
+			return err // who knows what became of it: if nothing points to the block, gc finds it
+		}
 		delErr := fs.blocks.Delete(ctx, []block.ID{block.ID(id)})
 		if errors.Is(err, meta.ErrLayout) {
-			return delErr
+			return delErr // it will be seen again
 		}
 		return errors.Join(err, delErr)
 	}

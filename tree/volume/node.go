@@ -178,7 +178,7 @@ func staleAtime(a *vfs.Attr) bool {
 // isDirty tells whether a flush has work to do: data, or inline content that has to
 // give way to chunks. n.mu is held.
 func (n *node) isDirty() bool {
-	return n.activeBytes > 0 || n.smallDirty || len(n.frozen) > 0 || n.hasInline && !n.small
+	return n.activeBytes > 0 || n.smallDirty || len(n.frozen) > 0 || n.hasInline && (!n.small || n.toChunks)
 }
 
 // forgetLayout drops what is known of the extents. n.mu is held for writing.

@@ -2,6 +2,7 @@ package volume
 
 import (
 	"math/bits"
+	"slices"
 	"sort"
 	"sync"
 )
@@ -204,6 +205,44 @@ func (s *segments) mergeUnder(old *segments) (freed, lost int64) {
 	s.bytes += old.bytes
 	old.list, old.bytes = nil, 0
 	return freed, lost
+}
+
+// split takes out what lies at from and behind it.
+func (s *segments) split(from uint32) (tail []segment) {
+	i := s.find(from)
+	if i < len(s.list) && s.list[i].off < from {
+		head, rest := splitBuffer(s.list[i].buf, int(from-s.list[i].off))
+		s.list[i].buf = head
+		s.insert(i+1, segment{from, rest})
+		i++
+	}
+	tail = slices.Clone(s.list[i:])
+	s.list = slices.Delete(s.list, i, len(s.list))
+	for i := range tail {
+		s.bytes -= int64(len(tail[i].buf))
+	}
+	return tail
+}
+
+// put lays a piece, whose memory is taken over, over what is there.
+func (s *segments) put(seg segment) {
+	s.cut(seg.off, seg.end())
+	s.insert(s.find(seg.off), seg)
+	s.bytes += int64(len(seg.buf))
+}
+
+// splitBuffer divides a piece of memory behind its first n bytes: the greater part keeps
+// it, the other gets new memory, if there is any.
+func splitBuffer(buf []byte, n int) (first, second []byte) {
+	switch rest := len(buf) - n; {
+	case rest == 0:
+		return buf, nil
+	case rest <= n:
+		return buf[:n], append(getBuffer(rest), buf[n:]...)
+	default:
+		first = append(getBuffer(n), buf[:n]...)
+		return first, append(buf[:0], buf[n:]...)
+	}
 }
 
 // release gives back all memory and returns how much it was, and the dirty bytes.

@@ -100,6 +100,30 @@ func TestSegmentsAgainstModel(t *testing.T) {
 					}
 				}
 			},
+			"move": func(t *rapid.T) {
+				from := rapid.IntRange(0, len(m.data)-1).Draw(t, "from")
+				by := rapid.IntRange(-from, len(m.data)).Draw(t, "by")
+				tail := s.split(uint32(from))
+				dirty := m.dirty
+				clear(m.dirty[from:])
+				before := m.data
+				for i := from; i < len(m.data); i++ {
+					if dirty[i] && i+by < len(m.data) {
+						m.dirty[i+by], m.data[i+by] = true, before[i]
+					}
+				}
+				for _, seg := range tail {
+					seg.off += uint32(by)
+					switch over := int(seg.end()) - len(m.data); {
+					case over >= len(seg.buf):
+						continue
+					case over > 0:
+						seg.buf, _ = splitBuffer(seg.buf, len(seg.buf)-over)
+					}
+					s.put(seg)
+				}
+				space, bytes = s.memory(), m.count()
+			},
 			"": func(t *rapid.T) {
 				checkSegments(t, &s, &m, space)
 				if n := m.count(); n != bytes || n != s.bytes {

@@ -40,15 +40,20 @@ type sharedNode struct {
 	lostMu sync.Mutex
 	lost   span // the part of the extents that was recalled and is not dropped yet
 
-	kept     bool   // the base holds while recalled is keptAt
-	keptAt   uint64 //
-	loadedAt uint64 // place in FS.ops of the last load: operations before it may use the base
-	loads    uint64 // counts loads
-	loose    bool   // some extents were got without a lease
+	kept     bool     // the base holds while recalled is keptAt
+	keptAt   uint64   //
+	loadedAt uint64   // place in FS.ops of the last load: operations before it may use the base
+	loads    uint64   // counts loads
+	ctime    vfs.Time // as the last load found it
+	loose    bool     // some extents were got without a lease
 
 	base     int64 // size, bytes
 	based    bool  // the base's bytes are in content (inline, or none), not in extents
 	dirtyEnd int64 // where the dirty bytes end
+
+	// toChunks: a flush moves inline content to chunks, because an operation needs it
+	// there. Set by who holds flushMu.
+	toChunks bool
 
 	// An append goes to the end of the file wherever that is when it is committed:
 	// while appending, dirty bytes from appendAt on, the base's size at that time, are
@@ -128,6 +133,7 @@ func (fs *FS) loadShared(ctx context.Context, n *node) error {
 		n.loose = false
 	}
 	n.setBase(int64(a.Size), based, content, inline)
+	n.ctime = a.Ctime
 	n.kept, n.keptAt, n.loadedAt = fs.leased != nil && fs.leased.Leased(n.ino).Has(need), seen, at
 	n.touched = fs.cfg.NoAtime || fs.cfg.ReadOnly || !staleAtime(&a) || n.atime != vfs.Time{}
 	n.unlinked.Store(a.Nlink == 0)

@@ -14,10 +14,33 @@ import (
 	"github.com/massif-fs/massif/vfs"
 )
 
-// countingSession counts the calls that would go to a metadata server.
+// countingSession counts the calls that would go to a metadata server. before, if not
+// nil, is called before some changes; an error of it is theirs.
 type countingSession struct {
 	meta.LeasedSession
-	calls atomic.Int64
+	calls  atomic.Int64
+	before func(op string) error
+}
+
+func (s *countingSession) meddle(op string) error {
+	if s.before == nil {
+		return nil
+	}
+	return s.before(op)
+}
+
+func (s *countingSession) Allocate(ctx context.Context, c *vfs.Caller, ino vfs.Ino, mode uint32, off, length uint64) error {
+	if err := s.meddle("allocate"); err != nil {
+		return err
+	}
+	return s.LeasedSession.Allocate(ctx, c, ino, mode, off, length)
+}
+
+func (s *countingSession) CopyRange(ctx context.Context, c *vfs.Caller, in vfs.Ino, inOff uint64, out vfs.Ino, outOff, n uint64) error {
+	if err := s.meddle("copy"); err != nil {
+		return err
+	}
+	return s.LeasedSession.CopyRange(ctx, c, in, inOff, out, outOff, n)
 }
 
 func (s *countingSession) GetAttr(ctx context.Context, c *vfs.Caller, ino vfs.Ino, out *vfs.Attr) error {
@@ -42,6 +65,9 @@ func (s *countingSession) Touch(ctx context.Context, ino vfs.Ino) error {
 
 func (s *countingSession) Commit(ctx context.Context, blocks []meta.Block, writes []meta.FileWrite) ([]bool, error) {
 	s.calls.Add(1)
+	if err := s.meddle("commit"); err != nil {
+		return nil, err
+	}
 	return s.LeasedSession.Commit(ctx, blocks, writes)
 }
 

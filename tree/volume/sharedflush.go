@@ -6,7 +6,6 @@ import (
 	"errors"
 	"maps"
 	"slices"
-	"time"
 
 	"github.com/massif-fs/massif/meta"
 	"github.com/massif-fs/massif/vfs"
@@ -25,10 +24,6 @@ type sharedJob struct {
 	recalled uint64
 	under    []byte // inline content that has to move to chunks
 }
-
-// maxRebase bounds how often a flush starts over before it fails and is tried again
-// later. In each round one of those who get into each other's way gets through.
-const maxRebase = 64
 
 // chunks lists the chunks that a job writes.
 func (j *job) chunks() []uint32 {
@@ -87,7 +82,7 @@ func (fs *FS) freezeShared(n *node, onlyFull bool) *job {
 	n.reserved -= j.write.Reserved
 	end := fs.endOf(n.frozen)
 	j.write.Size = uint64(end)
-	inline := n.based && n.small && !onlyFull && max(int64(len(n.content)), end) <= fs.inline
+	inline := n.based && !n.toChunks && !onlyFull && max(int64(len(n.content)), end) <= fs.inline
 	if inline || n.hasInline || n.appending {
 		j.write.Base = &meta.FileBase{Size: uint64(n.base), Inline: meta.InlineSum(n.content)}
 		if n.appending {
@@ -139,7 +134,7 @@ func (fs *FS) rebase(ctx context.Context, jobs []*job) error {
 		err := fs.loadShared(ctx, n)
 		moved := int64(0)
 		if err == nil {
-			moved, err = fs.moveAppend(n)
+			moved = fs.moveAppend(n)
 		}
 		from := n.base - max(moved, 0)
 		n.mu.Unlock()
@@ -160,67 +155,51 @@ func (fs *FS) rebase(ctx context.Context, jobs []*job) error {
 
 // moveAppend moves what is to be appended to where the file ends now, and returns how
 // far. n.mu is held for writing, nothing is frozen.
-func (fs *FS) moveAppend(n *node) (by int64, err error) {
+//
+// It does not wait for memory, which may have been taken by what it moves: pieces keep
+// theirs. Where one comes to lie across a border of chunks, the smaller part gets memory
+// that is not waited for but counted; it goes with the flush that is under way.
+func (fs *FS) moveAppend(n *node) (by int64) {
 	by = n.base - n.appendAt
 	if !n.appending || by == 0 {
-		return 0, nil
+		return 0
 	}
 	type piece struct {
 		off int64
 		buf []byte
 	}
 	var tail []piece
-	var space int64
-	for index, segs := range n.active {
-		start := int64(index) * fs.chunk
-		for _, s := range segs.list {
-			off, buf := start+int64(s.off), s.buf
-			if skip := n.appendAt - off; skip > 0 {
-				off, buf = off+min(skip, int64(len(buf))), buf[min(skip, int64(len(buf))):]
-			}
-			if len(buf) > 0 {
-				tail = append(tail, piece{off, slices.Clone(buf)})
-				space += room(len(buf)) + room(0) // it may lie across a border of chunks
-			}
-		}
-	}
-	slices.SortFunc(tail, func(a, b piece) int { return cmp.Compare(a.off, b.off) })
-	ctx, cancel := context.WithTimeout(fs.ctx, time.Second)
-	defer cancel()
-	if err := fs.dirty.Acquire(ctx, space); err != nil {
-		return 0, err // it is tried again later
-	}
-	var dropped int64
 	for index, segs := range n.active {
 		start := int64(index) * fs.chunk
 		if start+fs.chunk <= n.appendAt {
 			continue
 		}
-		freed, lost := segs.cut(uint32(max(n.appendAt-start, 0)), uint32(fs.chunk))
-		n.activeSpace -= freed
-		n.activeBytes -= lost
-		dropped += lost
-		space += freed
+		for _, s := range segs.split(uint32(max(n.appendAt-start, 0))) {
+			tail = append(tail, piece{start + int64(s.off), s.buf})
+		}
 		if len(segs.list) == 0 {
 			delete(n.active, index)
 		}
 	}
+	slices.SortFunc(tail, func(a, b piece) int { return cmp.Compare(a.off, b.off) })
 	for _, t := range tail {
-		for p, off := t.buf, t.off+by; len(p) > 0; {
-			index, at := uint32(off/fs.chunk), uint32(off%fs.chunk)
-			part := p[:min(int64(len(p)), fs.chunk-int64(at))]
-			taken, fresh := n.segments(index).write(at, part)
-			n.activeSpace += taken
-			n.activeBytes += fresh
-			dropped -= fresh
-			space -= taken
-			p, off = p[len(part):], off+int64(len(part))
+		off := t.off + by
+		first, second := splitBuffer(t.buf, int(min(int64(len(t.buf)), fs.chunk-off%fs.chunk)))
+		n.segments(uint32(off / fs.chunk)).put(segment{uint32(off % fs.chunk), first})
+		if len(second) > 0 {
+			n.segments(uint32(off/fs.chunk) + 1).put(segment{0, second})
 		}
 	}
-	fs.dirtyBytes.Add(-dropped)
-	fs.dirty.Release(space)
+	var space, dirty int64
+	for _, segs := range n.active {
+		space += segs.memory()
+		dirty += segs.bytes
+	}
+	fs.dirty.Release(n.activeSpace - space)
+	fs.dirtyBytes.Add(dirty - n.activeBytes)
+	n.activeSpace, n.activeBytes = space, dirty
 	n.appendAt = n.base
 	n.dirtyEnd = fs.endOf(n.active)
 	n.size = max(n.base, n.dirtyEnd)
-	return by, nil
+	return by
 }

@@ -129,53 +129,41 @@ func (fs *FS) truncateShared(ctx context.Context, c *vfs.Caller, n *node, set *v
 	return nil
 }
 
-// maxTries bounds how often an operation is begun again because other mounts have
-// changed the layout of the file under it.
-const maxTries = 16
-
-// move flushes n, whose content goes to chunks whatever its size. n.flushMu is held.
+// move flushes n, whose content goes to chunks whatever its size. Another mount may put
+// content inline again at any time; what needs it in chunks is refused then (ErrLayout).
+// n.flushMu is held.
 func (fs *FS) move(ctx context.Context, n *node) error {
-	for try := 0; ; try++ {
-		n.mu.Lock()
-		err := fs.loadShared(ctx, n)
-		if err == nil {
-			n.small = false
-			if n.hasInline {
-				fs.markDirty(n)
-			}
-		}
-		n.mu.Unlock()
-		if err != nil {
-			return err
-		}
-		if err := fs.flushLocked(ctx, n); err != nil {
-			return err
-		}
-		n.mu.RLock()
-		moved := !n.hasInline
-		n.mu.RUnlock()
-		if moved || try == maxTries {
-			return nil
-		}
+	n.mu.Lock()
+	err := fs.loadShared(ctx, n)
+	n.toChunks = true
+	n.mu.Unlock()
+	if err == nil {
+		err = fs.flushLocked(ctx, n)
 	}
+	n.mu.Lock()
+	n.toChunks = false
+	n.mu.Unlock()
+	return err
 }
 
 func (f *file) allocateShared(ctx context.Context, mode uint32, off, length int64) error {
 	fs, n := f.fs, f.n
 	n.flushMu.Lock()
 	defer n.flushMu.Unlock()
-	var err error
-	for range maxTries {
-		if err = fs.move(ctx, n); err != nil {
+	for r := (refusals{}); ; {
+		if err := fs.move(ctx, n); err != nil {
 			return err
 		}
-		err = fs.sess.Allocate(ctx, nobody, n.ino, mode, uint64(off), uint64(length))
-		if !errors.Is(err, meta.ErrLayout) {
+		err := fs.sess.Allocate(ctx, nobody, n.ino, mode, uint64(off), uint64(length))
+		if err == nil {
 			break
 		}
-	}
-	if err != nil {
-		return err
+		if !errors.Is(err, meta.ErrLayout) {
+			return err
+		}
+		if err := r.again(ctx, &job{n: n}); err != nil {
+			return err
+		}
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -216,6 +204,10 @@ func (f *file) seekShared(ctx context.Context, off int64, whence int) (int64, er
 	return 0, syscall.ENXIO
 }
 
+// maxShares bounds how often sharing is tried where other mounts change the files
+// meanwhile; then the bytes are copied.
+const maxShares = 16
+
 // shareShared is share on a shared volume.
 func (fs *FS) shareShared(ctx context.Context, src *node, inOff int64, dst *node, outOff, length int64) (n int64, done bool, err error) {
 	first, second := src, dst
@@ -228,7 +220,7 @@ func (fs *FS) shareShared(ctx context.Context, src *node, inOff int64, dst *node
 		second.flushMu.Lock()
 		defer second.flushMu.Unlock()
 	}
-	for range maxTries {
+	for range maxShares {
 		if err := fs.flushLocked(ctx, src); err != nil {
 			return 0, false, err
 		}
