@@ -18,6 +18,7 @@ import (
 
 	"github.com/massif-fs/massif/block"
 	"github.com/massif-fs/massif/cache"
+	"github.com/massif-fs/massif/internal/testseed"
 	"github.com/massif-fs/massif/kv"
 	"github.com/massif-fs/massif/kv/mem"
 	"github.com/massif-fs/massif/meta"
@@ -206,7 +207,7 @@ func TestDataAgainstModel(t *testing.T) {
 	for _, inline := range []uint32{0, 4 << 10, 64 << 10} {
 		t.Run(fmt.Sprintf("inline=%d", inline), func(t *testing.T) {
 			w := newWorld(t, func(f *meta.Format) { f.InlineLimit = inline }, func(c *Config) { c.FlushInterval = 4 * time.Millisecond })
-			r := rand.New(rand.NewPCG(1, uint64(inline)))
+			r := rand.New(rand.NewPCG(testseed.Of(t, 1), uint64(inline)))
 			const files, maxSize = 4, 900 << 10
 			var model [files][]byte
 			var open [files]vfs.File
@@ -367,9 +368,9 @@ func TestStoreFailureIsToldAndOvercome(t *testing.T) {
 	w := newWorld(t, nil, func(c *Config) { c.FlushInterval = time.Hour })
 	f, ino := w.create("f")
 	first := random(rand.New(rand.NewPCG(2, 2)), 700<<10)
-	mustWrite(t, f, first, 0)
 	down := error(object.ErrUnavailable)
-	w.store.fail.Store(&down)
+	w.store.fail.Store(&down) // before the write: full chunks are put at once
+	mustWrite(t, f, first, 0)
 	if err := f.Sync(bg, false); err == nil || vfs.ErrnoOf(err) != syscall.EIO {
 		t.Fatalf("fsync with the store down = %v, want EIO", err)
 	}
