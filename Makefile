@@ -16,8 +16,17 @@ RACE := ./kv/... ./meta/... ./block/... ./cache/... ./object/... ./tree/... ./do
 
 FUZZTIME  ?= 20s
 BENCHARGS ?=
+SOAK      ?= 10
 
-.PHONY: build run test race check bench bench-door fuzz man setup clean
+# Random tests draw the same each time, unless MASSIF_SEED is a number or "random"
+# (internal/testseed); those of pgregory.net/rapid are told by RAPID_SEED.
+ifeq ($(MASSIF_SEED),)
+export RAPID_SEED ?= 1
+else ifneq ($(MASSIF_SEED),random)
+export RAPID_SEED ?= $(MASSIF_SEED)
+endif
+
+.PHONY: build run test race soak check bench bench-door fuzz man setup clean
 
 # The program for this machine, bin/massif.
 build:
@@ -40,6 +49,10 @@ test: setup
 # The race detector alone, on all that runs concurrently.
 race:
 	CGO_ENABLED=1 $(GO) test -race -timeout 20m $(RACE)
+
+# The random tests again and again, each time with other seeds, for SOAK minutes.
+soak: setup
+	@SOAK=$(SOAK) sh scripts/soak.sh
 
 check:
 	@sh scripts/check.sh

@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/massif-fs/massif/internal/crashpoint"
+	"github.com/massif-fs/massif/internal/testseed"
 	"github.com/massif-fs/massif/object"
 	"github.com/massif-fs/massif/object/file"
 	"github.com/massif-fs/massif/object/mem"
@@ -356,7 +357,7 @@ func TestStageKill(t *testing.T) {
 		rounds = 1
 	}
 	dir, store := t.TempDir(), t.TempDir()
-	rnd := rand.New(rand.NewPCG(uint64(os.Getpid()), 1))
+	rnd := rand.New(rand.NewPCG(testseed.Of(t, 1), 1))
 	acked := map[ID]bool{}
 	next, kills := 1, 0
 	for round := range rounds {

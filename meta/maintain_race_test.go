@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/massif-fs/massif/internal/testseed"
 	"github.com/massif-fs/massif/kv"
 	"github.com/massif-fs/massif/kv/mem"
 	"github.com/massif-fs/massif/kv/pebble"
@@ -83,6 +84,7 @@ func maintainAndWork(t *testing.T, db, scratch kv.DB) {
 	for i := range 3 {
 		dirs = append(dirs, v.mkdir(dirs[len(dirs)-1], fmt.Sprint("dir", i)))
 	}
+	seed := testseed.Of(t, 9)
 	store := &countedStore{blocks: make(map[uint64]time.Time)}
 	var work, watch sync.WaitGroup
 	done := make(chan struct{})
@@ -92,7 +94,7 @@ func maintainAndWork(t *testing.T, db, scratch kv.DB) {
 		work.Add(1)
 		go func() {
 			defer work.Done()
-			h := &hammerer{t: t, s: &storingSession{s, store}, e: v.e, dirs: dirs, r: rand.New(rand.NewPCG(9, uint64(w)))}
+			h := &hammerer{t: t, s: &storingSession{s, store}, e: v.e, dirs: dirs, r: rand.New(rand.NewPCG(seed, uint64(w)))}
 			for range 300 {
 				if op, err := h.step(); !expected(err) {
 					t.Errorf("%s: %v", op, err)
@@ -110,7 +112,7 @@ func maintainAndWork(t *testing.T, db, scratch kv.DB) {
 		watch.Add(1)
 		go func() {
 			defer watch.Done()
-			r := rand.New(rand.NewPCG(11, uint64(i)))
+			r := rand.New(rand.NewPCG(seed, uint64(100+i)))
 			for n := 0; ; n++ {
 				select {
 				case <-done:

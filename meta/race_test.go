@@ -10,6 +10,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/massif-fs/massif/internal/testseed"
 	"github.com/massif-fs/massif/kv"
 	"github.com/massif-fs/massif/kv/mem"
 	"github.com/massif-fs/massif/kv/pebble"
@@ -49,6 +50,7 @@ func hammer(t *testing.T, db kv.DB, change func(*testVolume)) {
 	stop := other.Watch(func(vfs.Change) {})
 	defer stop()
 	const workers = 6
+	seed := testseed.Of(t, 7)
 	var wg sync.WaitGroup
 	for w := range workers {
 		s := v.s
@@ -58,7 +60,7 @@ func hammer(t *testing.T, db kv.DB, change func(*testVolume)) {
 		wg.Add(1)
 		go func() {
 			defer wg.Done()
-			h := &hammerer{t: t, s: s, e: v.e, dirs: dirs, r: rand.New(rand.NewPCG(7, uint64(w)))}
+			h := &hammerer{t: t, s: s, e: v.e, dirs: dirs, r: rand.New(rand.NewPCG(seed, uint64(w)))}
 			for range rounds {
 				if op, err := h.step(); !expected(err) {
 					t.Errorf("%s: %v", op, err)
@@ -252,6 +254,7 @@ func TestWithoutLocks(t *testing.T) {
 				engines = append(engines, e)
 			}
 			dirs := []vfs.Ino{vfs.Root}
+			seed := testseed.Of(t, 9)
 			var wg sync.WaitGroup
 			for w := range 4 {
 				e := engines[w%2]
@@ -266,7 +269,7 @@ func TestWithoutLocks(t *testing.T) {
 				wg.Add(1)
 				go func() {
 					defer wg.Done()
-					h := &hammerer{t: t, s: s, e: e, dirs: dirs, r: rand.New(rand.NewPCG(9, uint64(w)))}
+					h := &hammerer{t: t, s: s, e: e, dirs: dirs, r: rand.New(rand.NewPCG(seed, uint64(w)))}
 					for range 500 {
 						// The caches do not know of each other's changes.
 						if op, err := h.step(); !expected(err) && !errors.Is(err, kv.ErrCorrupt) {

@@ -11,12 +11,12 @@ import (
 	"time"
 
 	"github.com/massif-fs/massif/internal/crashtest"
+	"github.com/massif-fs/massif/internal/testseed"
 	"github.com/massif-fs/massif/internal/testserver"
 )
 
 // TestCrash kills servers: 210 times in all (12 with -short), half of them at
-// injected points. MASSIF_CRASH_CYCLES sets another number, MASSIF_CRASH_SEED
-// another seed.
+// injected points. MASSIF_CRASH_CYCLES sets another number.
 func TestCrash(t *testing.T) {
 	total := 210
 	if testing.Short() {
@@ -29,14 +29,7 @@ func TestCrash(t *testing.T) {
 		}
 		total = n
 	}
-	seed := uint64(1)
-	if s := os.Getenv("MASSIF_CRASH_SEED"); s != "" {
-		n, err := strconv.ParseUint(s, 10, 64)
-		if err != nil {
-			t.Fatal(err)
-		}
-		seed = n
-	}
+	seed := testseed.Of(t, 1)
 	for _, run := range []struct {
 		name  string
 		share int // of the cycles, in percent

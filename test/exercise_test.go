@@ -9,6 +9,7 @@ import (
 
 	"github.com/massif-fs/massif/internal/fsx"
 	"github.com/massif-fs/massif/internal/fsxtree"
+	"github.com/massif-fs/massif/internal/testseed"
 )
 
 // settings are ways to make and mount a volume that take different paths through
@@ -47,6 +48,7 @@ func TestFsx(t *testing.T) {
 			t.Parallel()
 			v := newVolume(t, set.options)
 			cfg := run.Config
+			cfg.Seed = testseed.Of(t, cfg.Seed)
 			cfg.Path = v.path("file")
 			cfg.Require = []string{"punch", "zero", "falloc", "copy", "seek"}
 			cfg.RemountEvery = ops/4 + 1
@@ -71,7 +73,7 @@ func TestNamespace(t *testing.T) {
 		t.Run(strings.ReplaceAll(set.name, " ", "_"), func(t *testing.T) {
 			t.Parallel()
 			v := newVolume(t, set.options)
-			e, err := fsxtree.New(fsxtree.Config{Dir: v.mnt, Seed: uint64(100 + i)})
+			e, err := fsxtree.New(fsxtree.Config{Dir: v.mnt, Seed: testseed.Of(t, uint64(100+i))})
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -10,6 +10,7 @@ import (
 	"github.com/massif-fs/massif/internal/fsx"
 	"github.com/massif-fs/massif/internal/fsxtree"
 	"github.com/massif-fs/massif/internal/posix"
+	"github.com/massif-fs/massif/internal/testseed"
 )
 
 // mountLocal mounts a fresh directory, passed through.
@@ -54,11 +55,11 @@ func TestLocal(t *testing.T) {
 	if testing.Short() {
 		ops = 3_000
 	}
-	cfg := fsx.Config{Path: v.path("file"), Ops: ops, Seed: 6, SyncEvery: 1000, Files: 2, Direct: true}
+	cfg := fsx.Config{Path: v.path("file"), Ops: ops, Seed: testseed.Of(t, 6), SyncEvery: 1000, Files: 2, Direct: true}
 	if _, err := fsx.Run(context.Background(), cfg); err != nil {
 		t.Fatalf("%v\n%s", err, v.said())
 	}
-	e, err := fsxtree.New(fsxtree.Config{Dir: v.mnt, Seed: 6, Workers: 2})
+	e, err := fsxtree.New(fsxtree.Config{Dir: v.mnt, Seed: testseed.Of(t, 6), Workers: 2})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/massif-fs/massif/internal/testseed"
 	"github.com/massif-fs/massif/kv"
 )
 
@@ -354,9 +355,9 @@ func testBank(t *testing.T, db kv.DB) {
 		}
 		return total
 	}
-	n := rounds(200)
+	n, seed := rounds(200), testseed.Of(t, 1)
 	parallel(10, func(w int) {
-		rng := rand.New(rand.NewPCG(uint64(w), 1))
+		rng := rand.New(rand.NewPCG(uint64(w), seed))
 		for range n {
 			from, to := key(rng.IntN(accounts)), key(rng.IntN(accounts))
 			amount := rng.Int64N(30)
@@ -400,11 +401,12 @@ func testLongTransaction(t *testing.T, db kv.DB) {
 			tx.Add([]byte(key(i)), 1)
 		}
 	})
+	seed := testseed.Of(t, 2)
 	stop := make(chan struct{})
 	var wg sync.WaitGroup
 	for w := range 4 {
 		wg.Go(func() {
-			rng := rand.New(rand.NewPCG(uint64(w), 2))
+			rng := rand.New(rand.NewPCG(uint64(w), seed))
 			for {
 				select {
 				case <-stop:
@@ -469,7 +471,7 @@ func testContextEndsRetries(t *testing.T, db kv.DB) {
 func testHistory(t *testing.T, db kv.DB) {
 	const lists = 4
 	type run struct{ reads map[int][]uint32 }
-	workers, n := 8, rounds(100)
+	workers, n, seed := 8, rounds(100), testseed.Of(t, 3)
 	runs := make([]run, workers*n+1)
 	read := func(value []byte) (ids []uint32) {
 		for ; len(value) >= 4; value = value[4:] {
@@ -478,7 +480,7 @@ func testHistory(t *testing.T, db kv.DB) {
 		return ids
 	}
 	parallel(workers, func(w int) {
-		rng := rand.New(rand.NewPCG(uint64(w), 3))
+		rng := rand.New(rand.NewPCG(uint64(w), seed))
 		for i := range n {
 			id := uint32(1 + w*n + i)
 			var reads map[int][]uint32

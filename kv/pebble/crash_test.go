@@ -8,22 +8,34 @@ import (
 	"os"
 	"os/exec"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/massif-fs/massif/internal/testseed"
 	"github.com/massif-fs/massif/kv"
 	"github.com/massif-fs/massif/kv/pebble"
 )
 
 const crashWriters = 4
 
-// child is what this test binary does as a child process: "crash DIR" commits
+// child is what this test binary does as a child process: "crash SEED DIR" commits
 // and syncs until it is killed, and reports on standard output what was synced;
 // "lock DIR" tells what happens when it opens the database.
 func child(role string) int {
 	verb, dir, _ := strings.Cut(role, " ")
+	var seed uint64
+	if verb == "crash" {
+		var number string
+		number, dir, _ = strings.Cut(dir, " ")
+		var err error
+		if seed, err = strconv.ParseUint(number, 10, 64); err != nil {
+			fmt.Println("error:", err)
+			return 1
+		}
+	}
 	db, err := pebble.Open(dir, pebble.Options{Logger: quiet, MemTableBytes: 128 << 10, CacheBytes: 1 << 20})
 	if err != nil {
 		fmt.Println(err)
@@ -36,7 +48,7 @@ func child(role string) int {
 	var mu sync.Mutex // one line at a time
 	for w := range crashWriters {
 		go func() {
-			rng := rand.New(rand.NewPCG(uint64(os.Getpid()), uint64(w)))
+			rng := rand.New(rand.NewPCG(seed, uint64(w)))
 			for {
 				var n int64
 				err := db.Update(ctx, func(tx kv.Txn) (err error) {
@@ -99,9 +111,11 @@ func TestKill(t *testing.T) {
 	for w := range synced {
 		synced[w] = -1
 	}
+	seed := testseed.Of(t, 1)
+	rnd := rand.New(rand.NewPCG(seed, crashWriters))
 	for round := range rounds {
 		cmd := exec.Command(os.Args[0])
-		cmd.Env = append(os.Environ(), "KV_PEBBLE_CHILD=crash "+dir)
+		cmd.Env = append(os.Environ(), fmt.Sprintf("KV_PEBBLE_CHILD=crash %d %s", seed+uint64(round), dir))
 		cmd.Stderr = os.Stderr
 		out, err := cmd.StdoutPipe()
 		if err != nil {
@@ -113,7 +127,7 @@ func TestKill(t *testing.T) {
 		// From the middle of its opening to after many commits; the last one, however
 		// slow the machine, after a commit that was synced.
 		last := round == rounds-1
-		patience := rand.N(200 * time.Millisecond)
+		patience := time.Duration(rnd.Int64N(int64(200 * time.Millisecond)))
 		if last {
 			patience = time.Minute
 		}

@@ -18,13 +18,17 @@ import (
 	"time"
 
 	"github.com/massif-fs/massif/internal/crashpoint"
+	"github.com/massif-fs/massif/internal/testseed"
 	"github.com/massif-fs/massif/object"
 )
 
 // The crash tests run a process that works on a store and says what it begins and
 // what is done; they kill it and look at what is left.
 
-const crashDirEnv = "MASSIF_TEST_CRASH_DIR"
+const (
+	crashDirEnv  = "MASSIF_TEST_CRASH_DIR"
+	crashSeedEnv = "MASSIF_TEST_CRASH_SEED"
+)
 
 func TestMain(m *testing.M) {
 	if dir := os.Getenv(crashDirEnv); dir != "" {
@@ -65,9 +69,14 @@ func crashWorker(dir string) {
 			os.Exit(1) // the test has gone
 		}
 	}
+	seed, err := strconv.ParseUint(os.Getenv(crashSeedEnv), 10, 64)
+	if err != nil {
+		say("fail " + err.Error())
+		os.Exit(1)
+	}
 	for w := range crashWorkers {
 		go func() {
-			rng := rand.New(rand.NewPCG(uint64(time.Now().UnixNano()), uint64(w)))
+			rng := rand.New(rand.NewPCG(seed, uint64(w)))
 			for version := 1; ; version++ {
 				key := fmt.Sprintf("w%d/%d/k", w, rng.IntN(crashKeys))
 				if err := crashStep(s, rng, key, version, say); err != nil {
@@ -142,10 +151,10 @@ type crashLog struct {
 }
 
 // runCrash runs a worker until it dies, by itself or after kill.
-func runCrash(t *testing.T, dir string, env []string, kill func(p *os.Process, lines int)) crashLog {
+func runCrash(t *testing.T, dir string, seed uint64, env []string, kill func(p *os.Process, lines int)) crashLog {
 	t.Helper()
 	cmd := exec.Command(os.Args[0])
-	cmd.Env = append(append(os.Environ(), crashDirEnv+"="+dir), env...)
+	cmd.Env = append(append(os.Environ(), crashDirEnv+"="+dir, fmt.Sprint(crashSeedEnv, "=", seed)), env...)
 	cmd.Stderr = os.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	pipe, err := cmd.StdoutPipe()
@@ -281,7 +290,7 @@ func TestCrashPoints(t *testing.T) {
 		for _, n := range hits {
 			t.Run(fmt.Sprintf("%s-%d", point, n), func(t *testing.T) {
 				dir := crashDir(t)
-				log := runCrash(t, dir, []string{fmt.Sprintf("%s=object.file.%s:%d", crashpoint.EnvAt, point, n)}, func(p *os.Process, lines int) {
+				log := runCrash(t, dir, testseed.Of(t, uint64(n)), []string{fmt.Sprintf("%s=object.file.%s:%d", crashpoint.EnvAt, point, n)}, func(p *os.Process, lines int) {
 					if lines > 100_000 {
 						t.Errorf("the point is not reached")
 						_ = p.Kill()
@@ -305,7 +314,9 @@ func TestCrashAnywhere(t *testing.T) {
 		rounds = 3
 	}
 	dir := crashDir(t)
-	for range rounds {
+	seed := testseed.Of(t, 1)
+	rnd := rand.New(rand.NewPCG(seed, crashWorkers))
+	for round := range rounds {
 		// The workers' versions begin anew each time, and so must the store.
 		if err := os.RemoveAll(dir); err != nil {
 			t.Fatal(err)
@@ -313,8 +324,8 @@ func TestCrashAnywhere(t *testing.T) {
 		if err := os.Mkdir(dir, 0o755); err != nil {
 			t.Fatal(err)
 		}
-		at := 1 + rand.IntN(600)
-		log := runCrash(t, dir, nil, func(p *os.Process, lines int) {
+		at := 1 + rnd.IntN(600)
+		log := runCrash(t, dir, seed+uint64(round), nil, func(p *os.Process, lines int) {
 			if lines == at {
 				_ = p.Kill()
 			}

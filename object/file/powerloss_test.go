@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/massif-fs/massif/internal/testseed"
 	"golang.org/x/sys/unix"
 )
 
@@ -83,8 +84,9 @@ func losePower(t *testing.T, kind string) {
 		t.Fatal(err)
 	}
 	s.Close()
-	at := 20 + rand.IntN(500)
-	log := runCrash(t, s.Path(), []string{"MASSIF_TEST_CRASH_SYNC=1"}, func(p *os.Process, lines int) {
+	seed := testseed.Of(t, 1)
+	at := 20 + rand.New(rand.NewPCG(seed, crashWorkers)).IntN(500)
+	log := runCrash(t, s.Path(), seed, []string{"MASSIF_TEST_CRASH_SYNC=1"}, func(p *os.Process, lines int) {
 		if lines != at {
 			return
 		}

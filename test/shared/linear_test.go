@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/anishathalye/porcupine"
+	"github.com/massif-fs/massif/internal/testseed"
 	"golang.org/x/sys/unix"
 )
 
@@ -96,7 +97,7 @@ func namesLinearizable(t *testing.T, dirs []string, round, ops int) {
 	t.Helper()
 	sub := fmt.Sprint("round", round)
 	check(t, os.Mkdir(filepath.Join(dirs[0], sub), 0o755))
-	history := record(len(dirs), ops, uint64(round), func(client int, rnd *rand.Rand) (any, func() any) {
+	history := record(len(dirs), ops, seedOf(t, round), func(client int, rnd *rand.Rand) (any, func() any) {
 		op := nameOp{kind: []string{"create", "remove", "rename", "stat", "stat", "stat"}[rnd.IntN(6)], name: rnd.IntN(linearNames), to: rnd.IntN(linearNames)}
 		path := func(n int) string { return filepath.Join(dirs[client], sub, fmt.Sprint("n", n)) }
 		return op, func() any {
@@ -124,6 +125,9 @@ func namesLinearizable(t *testing.T, dirs []string, round, ops int) {
 	})
 	linearizable(t, namesModel, history)
 }
+
+// seedOf is the seed of a round.
+func seedOf(t *testing.T, round int) uint64 { return testseed.Of(t, 1) + uint64(round)<<32 }
 
 // record lets clients do ops random operations each, and tells when each began and
 // ended.
@@ -202,7 +206,7 @@ func TestSizesLinearizable(t *testing.T) {
 				check(t, err)
 				files = append(files, f)
 			}
-			history := record(len(dirs), 40, uint64(round), func(client int, rnd *rand.Rand) (any, func() any) {
+			history := record(len(dirs), 40, seedOf(t, round), func(client int, rnd *rand.Rand) (any, func() any) {
 				if rnd.IntN(4) == 0 {
 					size := rnd.Int64N(1_000_000)
 					return size, func() any { return result{errno: files[client].Truncate(size)} }
@@ -265,7 +269,7 @@ func TestContentLinearizable(t *testing.T) {
 					files = append(files, f)
 				}
 				value := uint64(0)
-				history := record(len(dirs), 40, uint64(round), func(client int, rnd *rand.Rand) (any, func() any) {
+				history := record(len(dirs), 40, seedOf(t, round), func(client int, rnd *rand.Rand) (any, func() any) {
 					if client == 0 {
 						value++
 						v := value

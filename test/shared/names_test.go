@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/massif-fs/massif/internal/testseed"
 	"golang.org/x/sys/unix"
 )
 
@@ -83,11 +84,12 @@ func TestRenameStorm(t *testing.T) {
 		for k := range files {
 			check(t, os.WriteFile(filepath.Join(dirs[0], "x", fmt.Sprint("n", k)), []byte(fmt.Sprint(k)), 0o644))
 		}
+		seed := testseed.Of(t, 1)
 		var done atomic.Bool
 		var movers, watchers sync.WaitGroup
 		for i, dir := range dirs {
 			movers.Go(func() {
-				rnd := rand.New(rand.NewPCG(uint64(i), 1))
+				rnd := rand.New(rand.NewPCG(seed, uint64(i)))
 				for range rounds {
 					from := filepath.Join(dir, string("xy"[rnd.IntN(2)]), fmt.Sprint("n", rnd.IntN(2*files)))
 					to := filepath.Join(dir, string("xy"[rnd.IntN(2)]), fmt.Sprint("n", rnd.IntN(2*files)))

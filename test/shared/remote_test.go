@@ -18,6 +18,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/massif-fs/massif/internal/testseed"
 	"github.com/massif-fs/massif/internal/testserver"
 	"github.com/massif-fs/massif/kv/pebble"
 	"github.com/massif-fs/massif/meta"
@@ -201,16 +202,17 @@ func peace(*remote, <-chan struct{}) {}
 
 // kills kills the server and starts it again every now and then.
 func kills(r *remote, stop <-chan struct{}) {
+	rnd := rand.New(rand.NewPCG(testseed.Of(r.t, 1), 0))
 	for {
 		select {
 		case <-stop:
 			return
-		case <-time.After(time.Duration(300+rand.IntN(900)) * time.Millisecond):
+		case <-time.After(time.Duration(300+rnd.IntN(900)) * time.Millisecond):
 		}
 		r.kill()
 		select {
 		case <-stop:
-		case <-time.After(time.Duration(rand.IntN(300)) * time.Millisecond):
+		case <-time.After(time.Duration(rnd.IntN(300)) * time.Millisecond):
 		}
 		r.start()
 	}
@@ -221,13 +223,14 @@ func kills(r *remote, stop <-chan struct{}) {
 // twice is found, at once or in the end.
 func journal(t *testing.T, dirs []string, duration time.Duration) {
 	deadline := time.Now().Add(duration)
+	seed := testseed.Of(t, 1)
 	var wg sync.WaitGroup
 	finals := make([]map[string]string, len(dirs))
 	for i, dir := range dirs {
 		finals[i] = map[string]string{}
 		wg.Go(func() {
 			there := finals[i]
-			rnd := rand.New(rand.NewPCG(uint64(time.Now().UnixNano()), uint64(i)))
+			rnd := rand.New(rand.NewPCG(seed, uint64(i)))
 			path := func(name string) string { return filepath.Join(dir, name) }
 			any := func() string {
 				for name := range there {
@@ -337,10 +340,11 @@ func TestConnectionCut(t *testing.T) {
 		proxy = testserver.NewProxy(r.t, r.addr)
 		return proxy.Addr()
 	}
-	cut := func(_ *remote, stop <-chan struct{}) {
+	cut := func(r *remote, stop <-chan struct{}) {
+		rnd := rand.New(rand.NewPCG(testseed.Of(r.t, 1), 0))
 		for {
-			n := 1000 + rand.Int64N(40_000)
-			if f := (testserver.Fault{CutAnswer: n}); rand.IntN(2) == 0 {
+			n := 1000 + rnd.Int64N(40_000)
+			if f := (testserver.Fault{CutAnswer: n}); rnd.IntN(2) == 0 {
 				proxy.Set(f)
 			} else {
 				proxy.Set(testserver.Fault{CutRequest: n})

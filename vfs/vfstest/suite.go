@@ -14,8 +14,9 @@
 //
 // Tests use one tree, each in a directory of its own, so that what one test
 // leaves behind (free space, freed numbers, cached things) meets the next.
-// Random tests print their seed; VFSTEST_SEED repeats one, VFSTEST_ROUNDS (a
-// factor, default 1) makes them longer.
+// Random tests draw the same each time, unless MASSIF_SEED is set (a number, or
+// "random"; see internal/testseed); VFSTEST_ROUNDS (a factor, default 1) makes
+// them longer.
 package vfstest
 
 import (
@@ -26,8 +27,8 @@ import (
 	"strconv"
 	"syscall"
 	"testing"
-	"time"
 
+	"github.com/massif-fs/massif/internal/testseed"
 	"github.com/massif-fs/massif/vfs"
 )
 
@@ -331,14 +332,10 @@ func short(name string) string {
 	return strconv.Quote(name)
 }
 
-// rng returns a random source whose seed is shown.
+// rng returns a random source.
 func rng(t testing.TB) *rand.Rand {
-	seed := uint64(time.Now().UnixNano())
-	if s := os.Getenv("VFSTEST_SEED"); s != "" {
-		seed, _ = strconv.ParseUint(s, 10, 64)
-	}
-	t.Logf("VFSTEST_SEED=%d", seed)
-	return rand.New(rand.NewPCG(seed, 0x6d6173736966))
+	t.Helper()
+	return rand.New(rand.NewPCG(testseed.Of(t, 1), 0x6d6173736966))
 }
 
 // rounds scales the length of random tests.
