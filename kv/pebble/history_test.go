@@ -130,8 +130,8 @@ func TestRingMemory(t *testing.T) {
 	h := new(history)
 	for i := range 3 * ringSize {
 		var tx txn
-		for j := range 500 {
-			tx.touch(uint64(j), fmt.Appendf(nil, "key %06d %06d", i, j))
+		for j := range 50 {
+			tx.touch(uint64(j), fmt.Appendf(nil, "key %06d %0200d", i, j))
 		}
 		tx.record.list(&tx, h.recordLimit())
 		h.end(&tx, h.begin())
