@@ -93,7 +93,11 @@ func mountFuse(t testing.TB) (mnt string, fd int) {
 		unix.Close(fd)
 		t.Skipf("cannot mount here: %v", err)
 	}
-	t.Cleanup(func() { unix.Unmount(mnt, unix.MNT_DETACH) })
+	// This process is server and user in one: if it should end with a call of its own
+	// unanswered, it would never end. Whatever takes that long has failed.
+	abort := func() { unix.Unmount(mnt, unix.MNT_FORCE|unix.MNT_DETACH) }
+	timer := time.AfterFunc(3*time.Minute, abort)
+	t.Cleanup(func() { timer.Stop(); abort() })
 	return mnt, fd
 }
 
@@ -114,7 +118,7 @@ func serve(t testing.TB, h Handler, cfg Config) (c *Conn, mnt string) {
 	t.Cleanup(func() {
 		if err := unix.Unmount(mnt, 0); err != nil {
 			t.Errorf("unmount: %v", err)
-			unix.Unmount(mnt, unix.MNT_DETACH)
+			unix.Unmount(mnt, unix.MNT_FORCE|unix.MNT_DETACH)
 		}
 		select {
 		case <-served:
