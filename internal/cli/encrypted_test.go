@@ -120,6 +120,7 @@ func TestNothingPlainOnDisk(t *testing.T) {
 
 func TestPassphrases(t *testing.T) {
 	needFUSE(t)
+	t.Parallel()
 	w := newWorld(t)
 	recovery := w.createEncrypted("v")
 	pass := filepath.Join(w.dir, "pass")
@@ -219,6 +220,7 @@ func sameVolume(a, b map[string]string) bool {
 // and not.
 func TestOperationsOnEncryptedVolumes(t *testing.T) {
 	needFUSE(t)
+	t.Parallel()
 	w := newWorld(t)
 	w.createEncrypted("v", "--retention", "1d")
 	pass := []string{"--passphrase-file", filepath.Join(w.dir, "pass")}

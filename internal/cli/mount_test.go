@@ -97,6 +97,7 @@ func TestMountSpecFile(t *testing.T) {
 
 func TestForceTakesAway(t *testing.T) {
 	needFUSE(t)
+	t.Parallel()
 	w := newWorld(t)
 	w.must("volume", "create", "v")
 	w.must("mount", "v", w.mnt)
@@ -211,6 +212,7 @@ func TestSignals(t *testing.T) {
 
 func TestSignalsOnBusyMount(t *testing.T) {
 	needFUSE(t)
+	t.Parallel()
 	w := newWorld(t)
 	w.must("volume", "create", "v")
 	cmd := w.foreground("v", w.mnt)
@@ -284,6 +286,7 @@ func TestKilledServer(t *testing.T) {
 // A server that does not answer cannot keep its mount point for ever.
 func TestHungServer(t *testing.T) {
 	needFUSE(t)
+	t.Parallel()
 	if testing.Short() {
 		t.Skip("waits for time-outs")
 	}

@@ -71,6 +71,7 @@ func withoutRegistry(files map[string]string) map[string]string {
 // the data; --force gives up and says what was lost.
 func TestUmountWaitsForStore(t *testing.T) {
 	needFUSE(t)
+	t.Parallel()
 	endpoint, bucket, creds := testserver.S3(t)
 	proxy := testserver.NewProxy(t, strings.TrimPrefix(endpoint, "http://"))
 	w := newWorld(t)

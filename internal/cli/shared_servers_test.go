@@ -69,6 +69,7 @@ func (p *process) end(sig syscall.Signal) error {
 // goes on while the first is away.
 func TestSeparateServers(t *testing.T) {
 	needFUSE(t)
+	t.Parallel()
 	w := newWorld(t)
 	adminAddr, metaAddr := "localhost:"+testserver.Port(t), "localhost:"+testserver.Port(t)
 	config := filepath.Join(w.dir, "admin.toml")

@@ -184,6 +184,7 @@ func (s *site) terminal(cmd *exec.Cmd, dialogue ...[2]string) (string, error) {
 // TestSeedCommands: the commands of the reference page, as written there.
 func TestSeedCommands(t *testing.T) {
 	needFUSE(t)
+	t.Parallel()
 	s := newSite(t)
 	s.must("admin", "create", "volume", "my-volume", "--store", "local", "--metadata-server", "local")
 	token, _ := s.token("--volume", "my-volume")
@@ -419,6 +420,7 @@ func TestFstab(t *testing.T) {
 // before anything is mounted.
 func TestSharedEncrypted(t *testing.T) {
 	needFUSE(t)
+	t.Parallel()
 	s := newSite(t)
 	s.must("admin", "create", "volume", "vault", "--store", "local", "--metadata-server", "local", "--encryption")
 	token, _ := s.token("--volume", "vault")

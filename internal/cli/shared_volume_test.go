@@ -269,6 +269,7 @@ func TestSharedVolumeScopes(t *testing.T) {
 // is refused; the passphrase is changed, also in the credentials.
 func TestSharedVolumeSealed(t *testing.T) {
 	needFUSE(t)
+	t.Parallel()
 	s := newSite(t)
 	s.must("admin", "create", "volume", "vault", "--store", "local", "--metadata-server", "local", "--encryption")
 	token, _ := s.token("--volume", "vault")

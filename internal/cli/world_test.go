@@ -5,11 +5,14 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"flag"
 	"fmt"
 	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -32,11 +35,19 @@ func TestMain(m *testing.M) {
 			panic(err)
 		}
 		binary = filepath.Join(dir, "massif")
-		build := exec.Command("go", "build", "-o", binary, "github.com/massif-fs/massif/cmd/massif")
+		// The flags are those of the Makefile: what is compiled already is not compiled again.
+		build := exec.Command("go", "build", "-trimpath", "-o", binary, "github.com/massif-fs/massif/cmd/massif")
 		build.Env = append(os.Environ(), "CGO_ENABLED=0")
 		if out, err := build.CombinedOutput(); err != nil {
 			fmt.Fprintf(os.Stderr, "build: %v\n%s", err, out)
 			return 1
+		}
+		// Parallel tests are those that mostly wait.
+		flag.Parse()
+		set := false
+		flag.Visit(func(f *flag.Flag) { set = set || f.Name == "test.parallel" })
+		if !set {
+			flag.Set("test.parallel", strconv.Itoa(2*runtime.GOMAXPROCS(0)))
 		}
 		return m.Run()
 	}()
