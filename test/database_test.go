@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 )
 
 // TestSQLite has several processes write and read one database in WAL mode.
@@ -67,7 +68,7 @@ func TestSQLite(t *testing.T) {
 	go func() {
 		done <- sqliteScript(sqlite, db, strings.Repeat("BEGIN; INSERT INTO item(writer, n, text) SELECT 99, id, text FROM item LIMIT 50; COMMIT; DELETE FROM item WHERE writer = 99;\n", 5000))
 	}()
-	waitForGrowth(t, db+"-wal")
+	waitForGrowth(t, db+"-wal", done)
 	v.kill()
 	<-done // fails: its database is gone
 	v.clear()
@@ -77,12 +78,18 @@ func TestSQLite(t *testing.T) {
 	}
 }
 
-// waitForGrowth returns when a file has bytes.
-func waitForGrowth(t testing.TB, name string) {
+// waitForGrowth returns when a file has bytes that a program writes which must not end
+// before.
+func waitForGrowth(t testing.TB, name string, ended <-chan error) {
 	t.Helper()
-	for range 100_000 {
+	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); {
 		if st, err := os.Stat(name); err == nil && st.Size() > 100_000 {
 			return
+		}
+		select {
+		case err := <-ended:
+			t.Fatalf("%s: its writer ended: %v", name, err)
+		case <-time.After(time.Millisecond):
 		}
 	}
 	t.Fatalf("%s does not grow", name)
@@ -120,10 +127,10 @@ func TestPostgres(t *testing.T) {
 	pg("initdb", "-D", data, "-U", "postgres", "-A", "trust", "-k", "--no-instructions", "--no-sync")
 	up := func() {
 		t.Helper()
-		pg("pg_ctl", "-D", data, "-w", "-t", "60", "-l", filepath.Join(sock, "log"), "-o",
+		pg("pg_ctl", "-D", data, "-w", "-t", "180", "-l", filepath.Join(sock, "log"), "-o",
 			fmt.Sprintf("-c unix_socket_directories=%s -c listen_addresses='' -c shared_buffers=16MB", sock), "start")
 	}
-	down := func() { t.Helper(); pg("pg_ctl", "-D", data, "-w", "-m", "fast", "stop") }
+	down := func() { t.Helper(); pg("pg_ctl", "-D", data, "-w", "-t", "180", "-m", "fast", "stop") }
 	up()
 	// Should the test fail, the server must not keep the mount busy.
 	t.Cleanup(func() { c.output(filepath.Join(bin, "pg_ctl"), "-D", data, "-m", "immediate", "stop") })

@@ -10,10 +10,12 @@ package test
 
 import (
 	"bytes"
+	"flag"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -37,15 +39,28 @@ func TestMain(m *testing.M) {
 			}
 			defer os.RemoveAll(dir)
 			program = filepath.Join(dir, "massif")
-			build := exec.Command("go", "build", "-o", program, "github.com/massif-fs/massif/cmd/massif")
+			// The flags are those of the Makefile: what is compiled already is not compiled again.
+			build := exec.Command("go", "build", "-trimpath", "-o", program, "github.com/massif-fs/massif/cmd/massif")
 			build.Env = append(os.Environ(), "CGO_ENABLED=0")
 			if out, err := build.CombinedOutput(); err != nil {
 				fmt.Fprintf(os.Stderr, "building massif: %v\n%s", err, out)
 				return 1
 			}
 		}
+		moreParallel()
 		return m.Run()
 	}())
+}
+
+// moreParallel lets twice as many tests run at a time as there are processors: they
+// wait for disks, servers and time limits for half of their time.
+func moreParallel() {
+	flag.Parse()
+	set := false
+	flag.Visit(func(f *flag.Flag) { set = set || f.Name == "test.parallel" })
+	if !set {
+		flag.Set("test.parallel", strconv.Itoa(2*runtime.GOMAXPROCS(0)))
+	}
 }
 
 // tool returns a program's path; without it the test is skipped, or fails where all
@@ -223,7 +238,7 @@ func (v *volume) start() {
 		cmd.Wait()
 		close(v.dead)
 	}()
-	for deadline := time.Now().Add(30 * time.Second); !mounted(v.mnt); {
+	for deadline := time.Now().Add(2 * time.Minute); !mounted(v.mnt); {
 		select {
 		case <-v.dead:
 			v.t.Fatalf("the mount did not come up: %v\n%s", cmd.ProcessState, v.said())
@@ -242,7 +257,7 @@ func (v *volume) stop() {
 	v.massif("umount", v.mnt)
 	select {
 	case <-v.dead:
-	case <-time.After(time.Minute):
+	case <-time.After(3 * time.Minute):
 		v.t.Fatalf("the server did not end after umount\n%s", v.said())
 	}
 	if !v.cmd.ProcessState.Success() {

@@ -139,13 +139,15 @@ func TestFio(t *testing.T) {
 	}
 }
 
-// TestStress runs those stressors of stress-ng that use files, with verification.
+// TestStress runs those stressors of stress-ng that use files, with verification; but not
+// getdent, which walks the whole machine, with the mounts of tests that run meanwhile: it
+// keeps those busy, and waits for ever for one whose server is stopped.
 func TestStress(t *testing.T) {
 	stress := tool(t, "stress-ng")
 	t.Parallel()
 	v := newVolume(t, options{})
 	names := []string{"access", "chmod", "chown", "copy-file", "dentry", "dir", "dirdeep", "fallocate", "file-ioctl",
-		"filename", "flock", "fpunch", "fstat", "getdent", "hdd", "lockf", "locka", "open", "readahead", "rename", "seek", "symlink",
+		"filename", "flock", "fpunch", "fstat", "hdd", "lockf", "locka", "open", "readahead", "rename", "seek", "symlink",
 		"sync-file", "touch", "utime", "xattr"}
 	if testing.Short() {
 		names = []string{"access", "dentry", "fpunch", "hdd", "rename", "seek", "xattr"}
