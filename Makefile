@@ -41,7 +41,7 @@ setup:
 # Everything CI asks for. The last lines are those of go test. The race detector
 # comes first, where there is a C compiler for it.
 test: setup
-	$(GO) vet ./...
+	CGO_ENABLED=0 $(GO) vet -trimpath ./...
 	GOARCH=amd64 $(BUILD) -o bin/massif-linux-amd64 ./cmd/massif
 	GOARCH=arm64 $(BUILD) -o bin/massif-linux-arm64 ./cmd/massif
 	@sh scripts/test.sh
