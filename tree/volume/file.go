@@ -127,7 +127,7 @@ func (fs *FS) discard(n *node) {
 	fs.sess.Unreserve(n.ino, n.reserved)
 	n.active, n.activeBytes, n.activeSpace, n.reserved = nil, 0, 0, 0
 	n.dirtyEnd, n.appending = 0, false
-	n.smallDirty, n.mtime = false, vfs.Time{}
+	n.smallDirty, n.sizeDirty, n.mtime = false, false, vfs.Time{}
 }
 
 // Flush implements vfs.File. Alone on its volume a mount need not make anything

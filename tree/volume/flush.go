@@ -19,6 +19,7 @@ type job struct {
 	write    meta.FileWrite
 	smallGen uint64 // of the content in write.Inline
 	bytes    int64
+	whole    bool // all that is dirty of the node
 	shared   sharedJob
 	err      error // set by flush if it failed
 }
@@ -42,7 +43,7 @@ func (fs *FS) freeze(n *node, onlyFull bool) *job {
 	if fs.shared {
 		return fs.freezeShared(n, onlyFull)
 	}
-	j := &job{n: n, write: meta.FileWrite{Ino: n.ino, Size: uint64(n.size), Mtime: n.mtime}}
+	j := &job{n: n, write: meta.FileWrite{Ino: n.ino, Size: uint64(n.size), Mtime: n.mtime}, whole: !onlyFull}
 	if n.small {
 		if onlyFull {
 			return nil
@@ -294,6 +295,7 @@ func (fs *FS) finish(j *job, gone bool) {
 	fs.dirty.Release(n.frozenSpace)
 	fs.dirtyBytes.Add(-j.bytes)
 	n.frozen, n.frozenSpace = nil, 0
+	n.sizeDirty = n.sizeDirty && !j.whole
 	if n.mtime == j.write.Mtime {
 		n.mtime = vfs.Time{}
 	}

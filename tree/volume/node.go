@@ -40,6 +40,7 @@ type node struct {
 	activeSpace    int64                // memory of active
 	frozenSpace    int64                // memory of frozen
 	full           bool                 // a chunk has become dirty from end to end
+	sizeDirty      bool                 // the metadata may know a smaller size, though the bytes there are not dirty
 	reserved       int64                // bytes of quota claimed for active and content
 
 	layout    map[uint32][]meta.Extent // what the metadata say, as far as asked
@@ -175,10 +176,10 @@ func staleAtime(a *vfs.Attr) bool {
 	return !a.Mtime.Before(a.Atime) || !a.Ctime.Before(a.Atime) || time.Since(a.Atime.Time()) > 24*time.Hour
 }
 
-// isDirty tells whether a flush has work to do: data, or inline content that has to
-// give way to chunks. n.mu is held.
+// isDirty tells whether a flush has work to do: data, a size, or inline content that has
+// to give way to chunks. n.mu is held.
 func (n *node) isDirty() bool {
-	return n.activeBytes > 0 || n.smallDirty || len(n.frozen) > 0 || n.hasInline && (!n.small || n.toChunks)
+	return n.activeBytes > 0 || n.smallDirty || n.sizeDirty || len(n.frozen) > 0 || n.hasInline && (!n.small || n.toChunks)
 }
 
 // forgetLayout drops what is known of the extents. n.mu is held for writing.

@@ -40,7 +40,7 @@ func (fs *FS) truncate(ctx context.Context, c *vfs.Caller, ino vfs.Ino, set *vfs
 			n.smallGen++
 		}
 	}
-	n.size = size
+	n.size, n.sizeDirty = size, false
 	n.mtime = vfs.Time{} // the metadata's is later now
 	fs.forgetLayout(n)
 	if size == 0 && !n.small {
@@ -51,9 +51,10 @@ func (fs *FS) truncate(ctx context.Context, c *vfs.Caller, ino vfs.Ino, set *vfs
 	return nil
 }
 
-// cutDirty drops the dirty segments of a range. n.mu and n.flushMu are held.
-func (fs *FS) cutDirty(n *node, from, to int64) {
-	var freed, lost int64
+// cutDirty drops the dirty segments of a range and returns how many bytes were dirty.
+// n.mu and n.flushMu are held.
+func (fs *FS) cutDirty(n *node, from, to int64) (lost int64) {
+	var freed int64
 	for index, segs := range n.active {
 		start := int64(index) * fs.chunk
 		if start >= to || start+fs.chunk <= from {
@@ -73,6 +74,7 @@ func (fs *FS) cutDirty(n *node, from, to int64) {
 		n.reserved -= back
 		fs.sess.Unreserve(n.ino, back)
 	}
+	return lost
 }
 
 // Allocate implements vfs.File.
@@ -139,8 +141,8 @@ func (f *file) allocate(ctx context.Context, mode uint32, off, length int64) err
 	if err := fs.sess.Allocate(ctx, nobody, n.ino, mode, uint64(off), uint64(length)); err != nil {
 		return err
 	}
-	if punch || zero {
-		fs.cutDirty(n, off, end)
+	if (punch || zero) && fs.cutDirty(n, off, end) > 0 {
+		n.sizeDirty = true // their flush would have told it
 	}
 	if !keep && !punch {
 		n.size = max(n.size, end)
@@ -241,7 +243,8 @@ func (fs *FS) copyBytes(ctx context.Context, src *file, inOff int64, dst *file, 
 	buf := make([]byte, space)
 	var done int64
 	for done < length {
-		n, err := src.ReadAt(ctx, buf[:min(space, length-done)], inOff+done)
+		want := min(space, length-done)
+		n, err := src.ReadAt(ctx, buf[:want], inOff+done)
 		if n > 0 {
 			n, err = dst.WriteAt(ctx, buf[:n], outOff+done)
 			done += int64(n)
@@ -249,8 +252,8 @@ func (fs *FS) copyBytes(ctx context.Context, src *file, inOff int64, dst *file, 
 		if err != nil && done == 0 {
 			return 0, err
 		}
-		if err != nil || n == 0 {
-			break
+		if err != nil || int64(n) < want {
+			break // or the source has ended: in the same file, what was just copied may follow
 		}
 	}
 	return done, nil

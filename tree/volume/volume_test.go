@@ -324,6 +324,62 @@ func TestDataAgainstModel(t *testing.T) {
 	}
 }
 
+// A size that was written stays, whatever becomes of the bytes before they are flushed.
+func TestPunchBeforeFlush(t *testing.T) {
+	const at, n = 700_001, 50_000
+	for _, v := range []struct {
+		name   string
+		mode   uint32
+		before int // bytes written before, which may be flushed as full chunks
+	}{
+		{"punch", unix.FALLOC_FL_PUNCH_HOLE | unix.FALLOC_FL_KEEP_SIZE, 100},
+		{"zero", unix.FALLOC_FL_ZERO_RANGE | unix.FALLOC_FL_KEEP_SIZE, meta.MinChunkSize + 1},
+		{"punch behind full chunks", unix.FALLOC_FL_PUNCH_HOLE | unix.FALLOC_FL_KEEP_SIZE, 2 * meta.MinChunkSize},
+		{"punch of an empty file", unix.FALLOC_FL_PUNCH_HOLE | unix.FALLOC_FL_KEEP_SIZE, 0},
+	} {
+		for _, exclusive := range []bool{true, false} {
+			t.Run(fmt.Sprintf("%s, exclusive=%t", v.name, exclusive), func(t *testing.T) {
+				w := newWorld(t, nil, func(c *Config) { c.Exclusive, c.FlushInterval = exclusive, time.Hour })
+				f, ino := w.create("f")
+				want := make([]byte, at+n)
+				copy(want, random(rand.New(rand.NewPCG(6, 6)), v.before))
+				if v.before > 0 {
+					mustWrite(t, f, want[:v.before], 0)
+					must(t, f.Sync(bg, false))
+				}
+				mustWrite(t, f, bytes.Repeat([]byte("x"), n), at)
+				must(t, f.Allocate(bg, v.mode, at-1, n+100))
+				must(t, f.Close())
+				if got := w.read(ino); !bytes.Equal(got, want) {
+					t.Errorf("%d bytes, want %d", len(got), len(want))
+				}
+				w.reopen()
+				if got := w.read(ino); !bytes.Equal(got, want) {
+					t.Errorf("%d bytes after reopening, want %d", len(got), len(want))
+				}
+			})
+		}
+	}
+}
+
+// A copy within a file ends where the file has ended before it.
+func TestCopyBehindTheEnd(t *testing.T) {
+	for _, exclusive := range []bool{true, false} {
+		w := newWorld(t, nil, func(c *Config) { c.Exclusive = exclusive })
+		f, ino := w.create("f")
+		mustWrite(t, f, []byte("0123456789"), 0)
+		n, err := w.fs.CopyRange(bg, f, 4, f, 10_004, 10_000)
+		if err != nil || n != 6 {
+			t.Errorf("copied %d bytes, %v", n, err)
+		}
+		want := append(append([]byte("0123456789"), make([]byte, 9994)...), "456789"...)
+		if got := w.read(ino); !bytes.Equal(got, want) {
+			t.Errorf("%d bytes, want %d", len(got), len(want))
+		}
+		f.Close()
+	}
+}
+
 func TestSmallFilesNeedNoObject(t *testing.T) {
 	w := newWorld(t, nil, nil)
 	f, ino := w.create("small")
