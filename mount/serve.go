@@ -312,12 +312,11 @@ func (s *server) takeAway() {
 	case <-time.After(forcePatience):
 		s.log.Warn("sync before a forced unmount: no end in sight")
 	}
-	// The name goes first: a connection that has ended leaves a dead mount behind.
-	if err := s.fuse.Detach(); err != nil {
-		s.log.Warn("detach", "err", err)
-	}
-	if err := s.fuse.Abort(); err != nil {
+	if err := s.fuse.Abort(); err != nil { // without privileges
 		s.log.Warn("abort", "err", err)
+		if err := s.fuse.Detach(); err != nil {
+			s.log.Warn("detach", "err", err)
+		}
 	}
 	select {
 	case <-s.fuse.Done():

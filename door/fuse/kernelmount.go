@@ -258,11 +258,15 @@ func setReadAhead(dev device, bytes int) error {
 }
 
 // abortConnection makes all requests of a mount fail with ENOTCONN, now and for
-// ever: by the fusectl file system where that is mounted, else by a forced unmount.
+// ever: by the fusectl file system where that is mounted, else by a forced unmount, for
+// which the mount must be the uppermost at its place.
 func abortConnection(mountpoint string, dev device) error {
 	err := os.WriteFile(fmt.Sprintf("/sys/fs/fuse/connections/%d/abort", dev.minor), []byte("1"), 0)
 	if err == nil {
 		return nil
+	}
+	if top, ok, e := topMount(mountpoint); e != nil || !ok || top != dev {
+		return errors.Join(err, e)
 	}
 	if e := unix.Unmount(mountpoint, unix.MNT_FORCE|unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); e != nil {
 		return fmt.Errorf("%w (and forced unmount: %v)", err, e)

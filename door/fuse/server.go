@@ -209,9 +209,9 @@ func (s *Server) unmount(detach bool) error {
 	}
 	if ok {
 		err := kernelUnmount(s.mountpoint, detach)
-		// Whoever looks at new mounts (file indexers, a child between fork and exec) is
-		// gone in a moment.
-		for wait := 2 * time.Millisecond; errors.Is(err, syscall.EBUSY) && wait <= 32*time.Millisecond; wait *= 2 {
+		// Whoever looks at mounts (file indexers, "massif mounts", a child between fork
+		// and exec) is gone in a moment, which on a busy machine is some time slices.
+		for wait := 2 * time.Millisecond; errors.Is(err, syscall.EBUSY) && wait <= 256*time.Millisecond; wait *= 2 {
 			time.Sleep(wait)
 			err = kernelUnmount(s.mountpoint, detach)
 		}
@@ -241,8 +241,9 @@ func (s *Server) bury() error {
 }
 
 // Abort ends the mount without regard to its users: their calls fail with
-// ENOTCONN, data that the kernel had not written yet is lost. For emergencies,
-// after Unmount and Detach; as root only.
+// ENOTCONN, data that the kernel had not written yet is lost, and the name is gone. For
+// emergencies, instead of Detach: once the name is gone, a kernel without the fusectl
+// file system (as in many containers) has no way to abort. As root only.
 func (s *Server) Abort() error {
 	if err := abortConnection(s.mountpoint, s.dev); err != nil {
 		return fmt.Errorf("abort %s: %w", s.mountpoint, err)

@@ -14,6 +14,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/massif-fs/massif/internal/testserver"
 	"github.com/massif-fs/massif/mount"
 )
@@ -123,6 +125,29 @@ func TestForceTakesAway(t *testing.T) {
 		t.Errorf("what was written before: %q", got)
 	}
 	w.must("umount", w.mnt)
+}
+
+// TestForceLeavesTheMountBelow: another file system at the same place stays.
+func TestForceLeavesTheMountBelow(t *testing.T) {
+	needFUSE(t)
+	needRoot(t)
+	w := newWorld(t)
+	if err := unix.Mount("tmpfs", w.mnt, "tmpfs", 0, "size=1m"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { unix.Unmount(w.mnt, unix.MNT_DETACH) })
+	w.write("below", "stays")
+	w.must("volume", "create", "v")
+	w.must("mount", "v", w.mnt)
+	f, err := os.Create(filepath.Join(w.mnt, "f"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	w.must("umount", "--force", w.mnt)
+	if got := w.read("below"); got != "stays" {
+		t.Errorf("below: %q", got)
+	}
 }
 
 func TestLazyUmount(t *testing.T) {
