@@ -396,10 +396,6 @@ func (k *copier) make(t *txn, s *copyStep, it *copyItem) error {
 	}
 	n := t.create(it.to, out)
 	if dir == nil {
-		// The session may be ending: its end removes what is held by it only once.
-		if b, err := t.view.value(appendSessionKey(nil, k.s.id)); b == nil || err != nil {
-			return errors.Join(err, vfs.WithErrno(syscall.EIO, errSessionClosed))
-		}
 		n.nlink = 0
 		t.putOrphan(k.s.id, n.ino)
 	} else {
@@ -646,5 +642,5 @@ func (t *txn) prune(dir *node, budget *int) error {
 // appendCopyKey is the key of the record that says what inode a file with several
 // names has become in the copy that a session makes.
 func appendCopyKey(dst []byte, session uint64, ino vfs.Ino) []byte {
-	return binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(append(dst, kindCopy), session), uint64(ino))
+	return binary.BigEndian.AppendUint64(appendSessionRecords(dst, kindCopy, session), uint64(ino))
 }

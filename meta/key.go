@@ -100,7 +100,7 @@ func appendQueueKey(dst []byte, stamp, id uint64) []byte {
 }
 
 func appendOrphanKey(dst []byte, session uint64, ino vfs.Ino) []byte {
-	return binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(append(dst, kindOrphan), session), uint64(ino))
+	return binary.BigEndian.AppendUint64(appendSessionRecords(dst, kindOrphan, session), uint64(ino))
 }
 
 func appendSessionKey(dst []byte, id uint64) []byte {

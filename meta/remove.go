@@ -2,8 +2,11 @@ package meta
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"math"
+	"slices"
 	"sync"
 	"syscall"
 
@@ -147,8 +150,8 @@ func (e *Engine) reap(ctx context.Context, id uint64, ino vfs.Ino) error {
 }
 
 func (e *Engine) reapBeside(ctx context.Context, id uint64, ino vfs.Ino, c company) error {
-	from := e.session(id)
 	for more := true; more; {
+		from := e.session(id)
 		err := e.transact(ctx, from, []vfs.Ino{ino}, c, func(t *txn) error {
 			more = false
 			n, err := t.load(ino)
@@ -180,6 +183,10 @@ func (e *Engine) reapBeside(ctx context.Context, id uint64, ino vfs.Ino, c compa
 			}
 			return err
 		})
+		if errors.Is(err, errSessionClosed) && from != nil {
+			more = true // it is nobody's change, then
+			continue
+		}
 		if err != nil {
 			return fail("remove inode", fmt.Sprint(ino), err)
 		}
@@ -199,18 +206,33 @@ func (t *txn) destroyRest(n *node) (more bool, err error) {
 	return false, nil
 }
 
-// endSession removes what a session has left in the store.
+// endSession removes what a session has left in the store: its record last, so that
+// whatever interrupts it, it goes on when the volume is opened again.
+//
+// The session has been marked as closed and uses nothing, or it is no longer absent.
+// So transactions that begin now neither are its own nor make it hold an inode (see
+// users); those that have begun are waited for. Then nothing of it comes back.
 func (e *Engine) endSession(ctx context.Context, id uint64) error {
+	e.quiesce()
 	if err := e.reapAll(ctx, id); err != nil {
 		return err
 	}
 	return e.db.Update(ctx, func(w kv.Txn) error {
 		w.Delete(appendSessionKey(nil, id))
-		w.DeleteRange(appendCopyKey(nil, id, 0), appendCopyKey(nil, id+1, 0))
-		w.DeleteRange(appendReplayKey(nil, id, 0), appendReplayKey(nil, id+1, 0))
-		w.DeleteRange(appendAllocationKey(nil, id, 0), appendAllocationKey(nil, id+1, 0))
+		for _, kind := range sessionKinds {
+			w.DeleteRange(appendSessionRecords(nil, kind, id), appendSessionRecords(nil, kind, id+1))
+		}
 		return nil
 	})
+}
+
+// sessionKinds are the records that belong to a session, behind the number of which
+// more follows in the key; beside `o`, whose inodes go with them.
+var sessionKinds = [...]byte{kindCopy, kindReplay, kindAllocation}
+
+// appendSessionRecords is the beginning of the keys of such records.
+func appendSessionRecords(dst []byte, kind byte, session uint64) []byte {
+	return binary.BigEndian.AppendUint64(append(dst, kind), session)
 }
 
 // reapAll ends a session's hold on all inodes without a name.
@@ -241,20 +263,28 @@ func (e *Engine) orphans(ctx context.Context, id uint64, limit int) (list []vfs.
 	return list, err
 }
 
-// endDeadSessions ends the sessions of an engine that did not end them itself.
+// endDeadSessions ends the sessions of an engine that did not end them itself, and
+// removes what damage has left of sessions that have no record any more.
 func (e *Engine) endDeadSessions(ctx context.Context) error {
 	var ids []uint64
 	err := e.view(ctx, func(v *view) error {
 		ids = ids[:0]
-		return v.sessions(func(id uint64) (bool, error) {
+		err := v.sessions(func(id uint64) (bool, error) {
 			ids = append(ids, id)
 			return true, nil
 		})
+		for _, kind := range append([]byte{kindOrphan}, sessionKinds[:]...) {
+			if err == nil {
+				ids, err = v.appendOwners(ids, kind)
+			}
+		}
+		return err
 	})
 	if err != nil {
 		return err
 	}
-	for _, id := range ids {
+	slices.Sort(ids)
+	for _, id := range slices.Compact(ids) {
 		if e.absent.has(id) {
 			continue
 		}
@@ -264,6 +294,30 @@ func (e *Engine) endDeadSessions(ctx context.Context) error {
 		e.log.Info("a session that was not ended has been cleaned up", "session", id)
 	}
 	return nil
+}
+
+// appendOwners appends the sessions that have records of one of sessionKinds, or `o`.
+// Keys that make no sense are left to Repair.
+func (v *view) appendOwners(ids []uint64, kind byte) ([]uint64, error) {
+	at, end := appendSessionRecords(nil, kind, systemSession+1), appendSessionRecords(nil, kind, math.MaxInt64+1)
+	for more := true; more; {
+		more = false
+		err := v.r.Scan(at, end, func(key, _ []byte) (bool, error) {
+			more = true
+			if len(key) < 9 {
+				at = append(append(at[:0], key...), 0)
+				return false, nil
+			}
+			id := binary.BigEndian.Uint64(key[1:])
+			ids = append(ids, id)
+			at = appendSessionRecords(at[:0], kind, id+1)
+			return false, nil
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	return ids, nil
 }
 
 // reaper removes in the background what takes several transactions, or could not

@@ -64,8 +64,9 @@ func (e *Engine) NewResumableSession(ctx context.Context, info SessionInfo, secr
 
 // ResumeSession brings a resumable session back. restored: the engine was opened since
 // the session began, so that its client must say what it holds (Open, RestoreLock,
-// Reserve) and then call Restored. The client's earlier connection, if there is one,
-// is no longer used. ErrNoSession.
+// Reserve) and then call Restored, within Options.Grace after all sessions should have
+// been back. The client's earlier connection, if there is one, is no longer used.
+// ErrNoSession.
 func (e *Engine) ResumeSession(ctx context.Context, id uint64, secret []byte) (s Session, restored bool, err error) {
 	sum := sha256.Sum256(secret)
 	match := func(have []byte) bool { return len(have) > 0 && subtle.ConstantTimeCompare(have, sum[:]) == 1 }
@@ -197,7 +198,8 @@ func (e *Engine) keepAbsent(ctx context.Context, o Options) error {
 	return nil
 }
 
-// watchAbsent ends the sessions that do not come back in time.
+// watchAbsent ends the sessions that do not come back in time. One that has come back
+// has as long again to say what it holds.
 func (e *Engine) watchAbsent(grace time.Duration) {
 	if len(e.absent.m) == 0 {
 		return
@@ -207,27 +209,61 @@ func (e *Engine) watchAbsent(grace time.Duration) {
 		defer e.tasks.Done()
 		t := time.NewTimer(grace)
 		defer t.Stop()
-		select {
-		case <-t.C:
-		case <-e.absent.over:
-			return
-		case <-e.ctx.Done():
-			return
-		}
-		for _, id := range e.absent.others(0) {
-			if s := e.session(id); s != nil { // it is there, and does not say what it holds
-				_ = s.Close() // it has logged what went wrong
-				continue
+		for _, end := range []func(){e.endAbsent, e.endSilent} {
+			select {
+			case <-t.C:
+			case <-e.absent.over:
+				return
+			case <-e.ctx.Done():
+				return
 			}
-			e.absent.remove(id)
-			if err := e.endSession(e.ctx, id); err != nil && e.ctx.Err() == nil {
-				e.log.Error("a session that did not come back could not be ended", "session", id, "err", err)
-				continue
-			}
-			e.log.Warn("a session did not come back and has been ended", "session", id)
+			end()
+			t.Reset(grace)
 		}
 	}()
 }
+
+// endAbsent ends the sessions that have not come back.
+func (e *Engine) endAbsent() {
+	for _, id := range e.absent.others(0) {
+		e.mu.Lock()
+		there := e.sessions[id] != nil
+		if !there {
+			e.absent.remove(id) // it is too late for ResumeSession
+		}
+		e.mu.Unlock()
+		if there {
+			continue
+		}
+		if err := e.endSession(e.ctx, id); err != nil {
+			if e.ctx.Err() == nil {
+				e.log.Error("a session that did not come back could not be ended", "session", id, "err", err)
+			}
+			continue
+		}
+		e.log.Warn("a session did not come back and has been ended", "session", id)
+	}
+}
+
+// endSilent ends the sessions that have come back and do not say what they hold.
+func (e *Engine) endSilent() {
+	for _, id := range e.absent.others(0) {
+		s := e.session(id)
+		if s == nil {
+			continue // it is ending
+		}
+		e.log.Warn("a session came back but does not say what it holds: it is ended", "session", id)
+		if end := s.endWith.Load(); end != nil {
+			(*end)()
+		} else if err := s.Close(); err != nil {
+			e.log.Error("a session that came back could not be ended", "session", id, "err", err)
+		}
+	}
+}
+
+// EndWith makes the engine call end, which is to call Close, when it has to end the
+// session because its client does not say in time what it holds (see ResumeSession).
+func (s *session) EndWith(end func()) { s.endWith.Store(&end) }
 
 // RestoreLock is SetLock for a lock that the session held when the engine was
 // closed: EAGAIN if it is not free.
@@ -243,6 +279,7 @@ func (s *session) Restored(ctx context.Context) error {
 		return nil
 	}
 	e.absent.remove(s.id)
+	e.quiesce() // what others keep for it from now on it does use
 	after := vfs.Ino(0)
 	for {
 		orphans, err := e.orphansAfter(ctx, s.id, after, 256)
@@ -366,6 +403,11 @@ func (s *session) RecordBlocks(ctx context.Context, first uint64, n int) error {
 	if s.secret == nil {
 		return nil
 	}
+	s.e.gate.RLock() // so that its end waits for it
+	defer s.e.gate.RUnlock()
+	if s.closed.Load() {
+		return vfs.WithErrno(syscall.EIO, errSessionClosed)
+	}
 	err := s.e.db.Update(ctx, func(w kv.Txn) error {
 		w.Put(appendAllocationKey(nil, s.id, first), binary.AppendUvarint(nil, uint64(n)))
 		return nil
@@ -411,11 +453,11 @@ func (s *session) OwnBlocks(ctx context.Context, fn func(first uint64, n int)) e
 }
 
 func appendReplayKey(dst []byte, session uint64, slot uint32) []byte {
-	return binary.BigEndian.AppendUint32(binary.BigEndian.AppendUint64(append(dst, kindReplay), session), slot)
+	return binary.BigEndian.AppendUint32(appendSessionRecords(dst, kindReplay, session), slot)
 }
 
 func appendAllocationKey(dst []byte, session, first uint64) []byte {
-	return binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(append(dst, kindAllocation), session), first)
+	return binary.BigEndian.AppendUint64(appendSessionRecords(dst, kindAllocation, session), first)
 }
 
 // users lists who may be using an inode: those who do, and those who are absent.

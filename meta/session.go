@@ -39,7 +39,8 @@ type session struct {
 
 	leases *sessionLeases // nil: the session takes no part in leases
 
-	closed atomic.Bool
+	endWith atomic.Pointer[func()] // see EndWith
+	closed  atomic.Bool
 }
 
 var _ LeasedSession = (*session)(nil)
@@ -128,9 +129,7 @@ func (s *session) Sync(ctx context.Context) error {
 
 // Open implements Session.
 func (s *session) Open(ino vfs.Ino) {
-	if !s.closed.Load() {
-		s.e.uses.open(ino, s.id)
-	}
+	s.e.uses.open(ino, s)
 }
 
 // Release implements Session.

@@ -36,10 +36,9 @@ func (s *session) Tmpfile(ctx context.Context, c *vfs.Caller, parent vfs.Ino, mo
 		if linkable {
 			n.flags |= flagLinkable
 		}
-		for _, id := range t.e.uses.claim(ino) {
-			t.putOrphan(id, ino)
-		}
+		t.e.uses.claim(ino)
 		t.named = append(t.named, ino)
+		t.putOrphan(s.id, ino) // also if the session is ending: it looks after it, then
 		n.fill(ino, out)
 		return nil
 	})

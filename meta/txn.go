@@ -209,7 +209,9 @@ func (t *txn) leave() {
 	}
 }
 
-// quiesce waits until every transaction that has begun is over.
+// quiesce waits until every run of a transaction that has begun is over. Those that
+// begin from then on see what the caller had changed in memory before. With the gate not
+// held.
 func (e *Engine) quiesce() {
 	e.gate.Lock()
 	defer e.gate.Unlock()
@@ -256,6 +258,9 @@ func (t *txn) reset() {
 func (t *txn) runOnce(w kv.Txn) error {
 	t.undo()
 	t.reset()
+	if t.from != nil && t.from.closed.Load() { // what it would leave, nobody would remove (see endSession)
+		return vfs.WithErrno(syscall.EIO, errSessionClosed)
+	}
 	t.w, t.r = w, w
 	t.now = t.e.now()
 	t.stamp = t.e.clock.tick(t.now)

@@ -44,11 +44,16 @@ func (t *useTable) shard(ino vfs.Ino) *useShard {
 	return &t.shards[uint64(ino)*0x9e3779b97f4a7c15>>58]
 }
 
-// open counts one more use.
-func (t *useTable) open(ino vfs.Ino, session uint64) {
+// open counts one more use by a session, unless it has ended: whoever has marked it as
+// closed finds all its uses with usedBy, and none is added after that.
+func (t *useTable) open(ino vfs.Ino, by *session) {
+	session := by.id
 	s := t.shard(ino)
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if by.closed.Load() {
+		return
+	}
 	u, found := s.m[ino]
 	switch i := u.find(session); {
 	case !found:

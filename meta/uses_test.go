@@ -32,7 +32,7 @@ func TestUses(t *testing.T) {
 		k := key{vfs.Ino(r.IntN(3) + 1), uint64(r.IntN(4) + 1)}
 		switch r.IntN(5) {
 		case 0, 1:
-			table.open(k.ino, k.session)
+			table.open(k.ino, &session{id: k.session})
 			counts[k]++
 		case 2:
 			n := 1 + r.IntN(3)
@@ -86,8 +86,9 @@ func TestUsesAreSmall(t *testing.T) {
 	runtime.GC()
 	runtime.ReadMemStats(&before)
 	table := newUseTable()
+	by := &session{id: 1}
 	for ino := range vfs.Ino(n) {
-		table.open(ino+1, 1)
+		table.open(ino+1, by)
 	}
 	runtime.GC()
 	runtime.ReadMemStats(&after)
