@@ -184,15 +184,12 @@ func (c *Client) Link(ctx context.Context, cr *vfs.Caller, ino, parent vfs.Ino, 
 // Tmpfile implements meta.Session.
 func (c *Client) Tmpfile(ctx context.Context, cr *vfs.Caller, parent vfs.Ino, mode uint32, linkable bool, out *vfs.Attr) error {
 	k := c.begin(opTmpfile)
+	k.key.use = true // the server has counted it
 	k.caller(cr)
 	k.ino(parent)
 	k.uint(uint64(mode))
 	k.bool(linkable)
-	err := c.attrCall(ctx, k, out)
-	if err == nil {
-		c.Open(out.Ino) // the server has counted it
-	}
-	return err
+	return c.attrCall(ctx, k, out)
 }
 
 // Unlink implements meta.Session.

@@ -18,8 +18,8 @@ import (
 
 // ClientConfig is what a client is made of.
 type ClientConfig struct {
-	// Connect makes a connection to the server, with TLS where there is any; see
-	// TLS and Unix.
+	// Connect makes a connection to the server: over a UNIX socket, or with TLS, where
+	// it offers ALPN.
 	Connect func(ctx context.Context) (net.Conn, error)
 	Hello   Hello
 	// GiveUp is how long calls wait for a server that cannot be reached before

@@ -129,12 +129,15 @@ func (c *Client) replied(body []byte) error {
 	k.reply = append(k.reply[:0], body[8:]...)
 	c.mu.Unlock()
 	c.learn(k, k.reply)
-	if k.key.use && !detached {
+	if k.key.use && (!detached || k.op == opTmpfile) {
 		// Before a recall that follows the reply: the server hears of the use first.
 		var a vfs.Attr
 		if d := (decoder{b: k.reply}); d.u8() == statusOK {
 			if d.attr(&a); !d.bad {
 				c.Open(a.Ino)
+			}
+			if detached && !d.bad { // nobody wants what the server keeps for us
+				c.Release(a.Ino, 1)
 			}
 		}
 	}

@@ -10,6 +10,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -312,9 +313,42 @@ func TestOrder(t *testing.T) {
 	checkOrder(h, func() *Client { return h.dial() }, nil)
 }
 
+// pace says when calls are to be disturbed again. What cuts connections faster than a
+// busy machine makes them would let nothing come through: so something must have been
+// done since the last time, but for now and then.
+type pace struct {
+	done atomic.Int64 // counted by who makes calls
+	last int64
+	rand *rand.Rand
+	stop chan struct{}
+}
+
+func newPace(seed uint64) *pace {
+	return &pace{rand: rand.New(rand.NewPCG(seed, seed)), stop: make(chan struct{})}
+}
+
+// next waits until n things more were done, or else says so, and then for some time up to
+// within; false: it is over.
+func (p *pace) next(n int64, within time.Duration, or func() bool) bool {
+	for now := p.rand.IntN(4) == 0; !now && p.done.Load() < p.last+n && (or == nil || !or()); {
+		select {
+		case <-p.stop:
+			return false
+		case <-time.After(time.Millisecond):
+		}
+	}
+	p.last = p.done.Load()
+	select {
+	case <-p.stop:
+		return false
+	case <-time.After(time.Duration(p.rand.Int64N(int64(within)))):
+		return true
+	}
+}
+
 // checkOrder has clients change and read the same few things. disturb, if not nil,
-// runs meanwhile.
-func checkOrder(h *house, dial func() *Client, disturb func(stop <-chan struct{})) {
+// runs meanwhile, until the pace that it is given is over.
+func checkOrder(h *house, dial func() *Client, disturb func(*pace)) {
 	const files, clients = 3, 3
 	steps := 400
 	if testing.Short() {
@@ -333,6 +367,7 @@ func checkOrder(h *house, dial func() *Client, disturb func(stop <-chan struct{}
 	}
 	var writers, readers sync.WaitGroup
 	var end atomic.Bool
+	speed := newPace(3)
 	var list []*Client
 	for range clients {
 		list = append(list, dial())
@@ -342,6 +377,7 @@ func checkOrder(h *house, dial func() *Client, disturb func(stop <-chan struct{}
 			readers.Go(func() {
 				r := rand.New(rand.NewPCG(uint64(n), 1))
 				for !end.Load() {
+					runtime.Gosched() // most are answered from the cache, without a wait
 					var a vfs.Attr
 					if i := r.IntN(files + 1); i < files {
 						least := done[i].Load()
@@ -375,6 +411,7 @@ func checkOrder(h *house, dial func() *Client, disturb func(stop <-chan struct{}
 					return
 				}
 				done[i].Store(int64(k))
+				speed.done.Add(1)
 				// The one who has changed it sees that.
 				if err := c.GetAttr(bg, root, inos[i], &a); err != nil || a.Mtime.Sec != int64(k) {
 					h.Errorf("after setting %d: %v, %v", k, a.Mtime, err)
@@ -393,15 +430,15 @@ func checkOrder(h *house, dial func() *Client, disturb func(stop <-chan struct{}
 				return
 			}
 			doneName.Store(int64(f))
+			speed.done.Add(1)
 		}
 	})
-	stop := make(chan struct{})
 	var disturber sync.WaitGroup
 	if disturb != nil {
-		disturber.Go(func() { disturb(stop) })
+		disturber.Go(func() { disturb(speed) })
 	}
 	writers.Wait()
-	close(stop)
+	close(speed.stop)
 	disturber.Wait()
 	end.Store(true)
 	readers.Wait()
@@ -417,26 +454,24 @@ func TestCuts(t *testing.T) {
 	}
 	c := h.dial(through(p))
 	watcher := h.dial()
-	stop := make(chan struct{})
+	speed := newPace(1)
+	p.Set(testserver.Fault{}) // the first cut
 	var cutter sync.WaitGroup
 	cutter.Go(func() {
-		r := rand.New(rand.NewPCG(1, 2))
-		for {
+		for more := true; more; {
 			f := testserver.Fault{}
-			switch r.IntN(3) {
+			switch speed.rand.IntN(3) {
 			case 0:
-				f.CutAnswer = 300 + r.Int64N(3000)
+				f.CutAnswer = 300 + speed.rand.Int64N(3000)
 			case 1:
-				f.CutRequest = 300 + r.Int64N(3000)
+				f.CutRequest = 300 + speed.rand.Int64N(3000)
 			}
+			before := h.s.connections.Load()
 			p.Set(f)
-			select {
-			case <-stop:
-				p.Set(testserver.Fault{})
-				return
-			case <-time.After(time.Duration(20+r.IntN(30)) * time.Millisecond):
-			}
+			// With some of these nothing comes through.
+			more = speed.next(8, 50*time.Millisecond, func() bool { return h.s.connections.Load() > before+2 })
 		}
+		p.Set(testserver.Fault{})
 	})
 	var all sync.WaitGroup
 	for n := range 8 {
@@ -453,6 +488,7 @@ func TestCuts(t *testing.T) {
 					t.Errorf("rename %s: %v", name, err)
 					return
 				}
+				speed.done.Add(1)
 				if i%2 == 0 {
 					if err := c.Unlink(bg, root, vfs.Root, "x"+name, &a); err != nil {
 						t.Errorf("unlink %s: %v", name, err)
@@ -463,7 +499,7 @@ func TestCuts(t *testing.T) {
 		})
 	}
 	all.Wait()
-	close(stop)
+	close(speed.stop)
 	cutter.Wait()
 	n := 0
 	h.ok(watcher.ReadDir(bg, root, vfs.Root, 0, false, func(*vfs.DirEntry) bool { n++; return true }))
@@ -479,14 +515,9 @@ func TestCuts(t *testing.T) {
 func TestOrderCuts(t *testing.T) {
 	h := newHouse(t)
 	p := testserver.NewProxy(t, h.addr)
-	checkOrder(h, func() *Client { return h.dial(through(p)) }, func(stop <-chan struct{}) {
-		for {
-			select {
-			case <-stop:
-				return
-			case <-time.After(30 * time.Millisecond):
-				p.Set(testserver.Fault{})
-			}
+	checkOrder(h, func() *Client { return h.dial(through(p)) }, func(speed *pace) {
+		for speed.next(1, 30*time.Millisecond, nil) {
+			p.Set(testserver.Fault{})
 		}
 	})
 }

@@ -1,14 +1,18 @@
 package metarpc
 
 import (
+	"context"
 	"fmt"
 	"math/rand/v2"
+	"net"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/massif-fs/massif/internal/testserver"
+	"github.com/massif-fs/massif/kv"
 	"github.com/massif-fs/massif/kv/mem"
 	"github.com/massif-fs/massif/meta"
 	"github.com/massif-fs/massif/vfs"
@@ -42,7 +46,7 @@ func TestRestarts(t *testing.T) {
 	h, p := newCrashHouse(t)
 	c := h.dial(through(p))
 	var all sync.WaitGroup
-	stop := make(chan struct{})
+	speed := newPace(3)
 	steps := 150
 	if testing.Short() {
 		steps = 50
@@ -79,6 +83,7 @@ func TestRestarts(t *testing.T) {
 					t.Errorf("commit: %v %v", gone, err)
 					return
 				}
+				speed.done.Add(1)
 				if i%3 == 0 {
 					if err := c.Unlink(bg, root, d.Ino, name, &a); err != nil || a.Ino != f || a.Nlink != 0 || a.Size != 10 {
 						t.Errorf("unlink %s: %+v %v", name, a, err)
@@ -91,19 +96,13 @@ func TestRestarts(t *testing.T) {
 	var killer sync.WaitGroup
 	kills := 0
 	killer.Go(func() {
-		r := rand.New(rand.NewPCG(3, 4))
-		for {
-			select {
-			case <-stop:
-				return
-			case <-time.After(time.Duration(1+r.IntN(15)) * time.Millisecond):
-			}
-			h.restart(p, r)
+		for more := true; more; more = speed.next(1, 15*time.Millisecond, nil) {
+			h.restart(p, speed.rand)
 			kills++
 		}
 	})
 	all.Wait()
-	close(stop)
+	close(speed.stop)
 	killer.Wait()
 	var a vfs.Attr
 	h.ok(c.GetAttr(bg, root, counted, &a))
@@ -115,24 +114,15 @@ func TestRestarts(t *testing.T) {
 	if want := 4 * (steps - (steps+2)/3); n != want {
 		t.Errorf("%d files, want %d", n, want)
 	}
-	if kills == 0 {
-		t.Error("the server was never killed")
-	}
 	t.Logf("%d kills", kills)
 }
 
 // TestOrderRestarts is TestOrder while the server is killed.
 func TestOrderRestarts(t *testing.T) {
 	h, p := newCrashHouse(t)
-	checkOrder(h, func() *Client { return h.dial(through(p)) }, func(stop <-chan struct{}) {
-		r := rand.New(rand.NewPCG(5, 6))
-		for {
-			select {
-			case <-stop:
-				return
-			case <-time.After(100 * time.Millisecond):
-				h.restart(p, r)
-			}
+	checkOrder(h, func() *Client { return h.dial(through(p)) }, func(speed *pace) {
+		for speed.next(1, 100*time.Millisecond, nil) {
+			h.restart(p, speed.rand)
 		}
 	})
 }
@@ -181,22 +171,32 @@ func TestHoldings(t *testing.T) {
 // time is over, and not before.
 func TestGrace(t *testing.T) {
 	h, p := newCrashHouse(t)
-	h.grace = 500 * time.Millisecond
+	h.grace = time.Second
 	lost, b := h.dial(through(p)), h.dial(through(p))
 	f := h.file(lost, vfs.Root, "f")
 	lock := vfs.Lock{Kind: vfs.LockFlock, Type: vfs.LockWrite, Owner: 1, End: vfs.LockEOF}
 	h.ok(lost.SetLock(bg, f, lock, false))
 	lost.Open(f)
 	h.ok(lost.GetAttr(bg, root, f, new(vfs.Attr)))
+	connection := func() *link {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		return b.link
+	}
+	old := connection()
 	// It dies with the server.
 	lost.cancel()
-	h.restart(p, rand.New(rand.NewPCG(1, 1)))
 	start := time.Now()
+	h.restart(p, rand.New(rand.NewPCG(1, 1)))
+	h.eventually("the other notices", func() bool { return connection() != old })
 	var x vfs.Attr
-	h.ok(b.Unlink(bg, root, vfs.Root, "f", &x)) // waits, too: the other may be using leases
+	h.ok(b.Unlink(bg, root, vfs.Root, "f", &x)) // waits, too: the first may be using leases
+	if d := time.Since(start); d < h.grace {
+		t.Errorf("the file went after %v", d)
+	}
 	b.Open(f)
 	h.ok(b.SetLock(bg, f, lock, false))
-	if d := time.Since(start); d < 100*time.Millisecond {
+	if d := time.Since(start); d < h.grace {
 		t.Errorf("the lock was given after %v", d)
 	}
 	if n := len(h.e.Sessions()); n != 1 {
@@ -204,4 +204,165 @@ func TestGrace(t *testing.T) {
 	}
 	b.Release(f, 1)
 	h.eventually("it goes", func() bool { return vfs.ErrnoOf(b.GetAttr(bg, root, f, &x)) == syscall.ESTALE })
+}
+
+// TestSilentClient: a client that does not say what it holds loses its session, but not
+// the server.
+func TestSilentClient(t *testing.T) {
+	h := newHouse(t)
+	c, other := h.dial(), h.dial()
+	f := h.file(c, vfs.Root, "f")
+	lock := vfs.Lock{Kind: vfs.LockFlock, Type: vfs.LockWrite, Owner: 1, End: vfs.LockEOF}
+	h.ok(c.SetLock(bg, f, lock, false))
+	session := func() uint64 {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if c.link == nil {
+			return 0
+		}
+		return c.session
+	}
+	id := session()
+	h.s.mu.Lock()
+	ss := h.s.sessions[sessionKey{"test", id}]
+	h.s.mu.Unlock()
+	ss.endSilent()
+	h.ok(other.SetLock(bg, f, lock, false))
+	h.eventually("it has a new session", func() bool { now := session(); return now != 0 && now != id })
+	h.file(c, vfs.Root, "g")
+	h.want(c.SetLock(bg, f, lock, false), syscall.EAGAIN)
+	if n := len(h.e.Sessions()); n != 2 {
+		t.Errorf("%d sessions", n)
+	}
+}
+
+// slowDB lets Sync wait while it is held.
+type slowDB struct {
+	*mem.DB
+	held atomic.Pointer[chan struct{}]
+}
+
+func (db *slowDB) Sync(ctx context.Context) error {
+	if held := db.held.Load(); held != nil {
+		<-*held
+	}
+	return db.DB.Sync(ctx)
+}
+
+// TestTmpfileRestored: a file without a name is there for a client that had not been
+// told of it when the server went down.
+func TestTmpfileRestored(t *testing.T) {
+	h, p := newCrashHouse(t)
+	h.stop()
+	db := &slowDB{DB: h.db.(*mem.DB)}
+	h.db = db
+	h.start(h.addr)
+	c, other := h.dial(through(p)), h.dial(through(p))
+	h.file(c, vfs.Root, "f") // so that there are inode numbers
+	held := make(chan struct{})
+	db.held.Store(&held)
+	var a, x vfs.Attr
+	made := make(chan error, 1)
+	go func() { made <- c.Tmpfile(bg, root, vfs.Root, 0o600, true, &a) }()
+	h.eventually("it is made", func() (is bool) {
+		h.ok(db.View(bg, func(r kv.Reader) error {
+			return r.Scan([]byte("o"), []byte("p"), func(_, _ []byte) (bool, error) {
+				is = true
+				return false, nil
+			})
+		}))
+		return is
+	})
+	p.Set(testserver.Fault{Refuse: true}) // no reply comes through
+	db.held.Store(nil)
+	close(held)
+	h.stop()
+	h.db = db.CrashAt(0)
+	h.start(h.addr)
+	p.Set(testserver.Fault{})
+	h.ok(<-made)
+	h.ok(other.GetAttr(bg, root, a.Ino, &x))
+	h.ok(c.Link(bg, root, a.Ino, vfs.Root, "g", &x))
+	h.ok(c.Unlink(bg, root, vfs.Root, "g", &x))
+	h.ok(other.GetAttr(bg, root, a.Ino, &x))
+	c.Release(a.Ino, 1)
+	h.eventually("it goes with its last use", func() bool { return vfs.ErrnoOf(other.GetAttr(bg, root, a.Ino, &x)) == syscall.ESTALE })
+}
+
+// TestTmpfileReleased: a file without a name goes whose client lets go of it while it has
+// no connection.
+func TestTmpfileReleased(t *testing.T) {
+	h, p := newCrashHouse(t)
+	c, other := h.dial(through(p)), h.dial(through(p))
+	for _, restart := range []bool{false, true} {
+		var a, x vfs.Attr
+		h.ok(c.Tmpfile(bg, root, vfs.Root, 0o600, true, &a))
+		p.Set(testserver.Fault{Refuse: true})
+		h.eventually("it notices", func() bool {
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			return c.link == nil
+		})
+		c.Release(a.Ino, 1)
+		if restart {
+			h.restart(p, rand.New(rand.NewPCG(1, 1)))
+		}
+		p.Set(testserver.Fault{})
+		for range changeSlots { // so that the server knows that its reply came
+			h.ok(c.SetAttr(bg, root, vfs.Root, &vfs.SetAttr{Valid: vfs.SetMode, Mode: 0o755}, &x))
+		}
+		h.eventually("it goes", func() bool { return vfs.ErrnoOf(other.GetAttr(bg, root, a.Ino, &x)) == syscall.ESTALE })
+	}
+}
+
+// TestCloseWhileWelcomed: a client that is let in while the server closes does not hold
+// it up.
+func TestCloseWhileWelcomed(t *testing.T) {
+	h := newHouse(t)
+	closed := make(chan error, 1)
+	here, there := net.Pipe()
+	h.s.Handle(&closingConn{Conn: there, close: func() { closed <- h.s.Close() }, told: make(chan struct{})})
+	c, err := h.tryDial(func(cfg *ClientConfig) {
+		first := true
+		cfg.Connect = func(context.Context) (net.Conn, error) {
+			if !first {
+				return nil, syscall.ECONNREFUSED
+			}
+			first = false
+			return here, nil
+		}
+	})
+	h.ok(err)
+	select {
+	case err := <-closed:
+		h.ok(err)
+	case <-time.After(time.Minute):
+		t.Error("the server does not close")
+		c.link.close(net.ErrClosed)
+		h.ok(<-closed)
+	}
+}
+
+// closingConn closes the server when that sends its welcome, and goes on when the
+// server has told the connection.
+type closingConn struct {
+	net.Conn
+	once  sync.Once
+	close func()
+	told  chan struct{}
+}
+
+func (c *closingConn) Write(b []byte) (int, error) {
+	c.once.Do(func() {
+		go c.close()
+		<-c.told
+	})
+	return c.Conn.Write(b)
+}
+
+func (c *closingConn) SetReadDeadline(t time.Time) error {
+	if !t.IsZero() && t.Before(time.Now()) {
+		close(c.told)
+	}
+	return c.Conn.SetReadDeadline(t)
 }

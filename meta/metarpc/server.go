@@ -187,11 +187,22 @@ func (s *Server) Handle(c net.Conn) bool {
 	return true
 }
 
+// readUntil sets the deadline of a connection, unless the server is closing: then its
+// reader is to end, and Close waits for it.
+func (s *Server) readUntil(c net.Conn, t time.Time) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closing {
+		return errServerCloses
+	}
+	return c.SetReadDeadline(t)
+}
+
 func (s *Server) handle(c net.Conn) {
 	l := newLink(c)
 	defer l.w.tasks.Wait()
 	defer l.close(net.ErrClosed)
-	if err := c.SetReadDeadline(time.Now().Add(helloTime)); err != nil {
+	if err := s.readUntil(c, time.Now().Add(helloTime)); err != nil {
 		return
 	}
 	kind, body, err := l.r.next(maxHello)
@@ -221,7 +232,7 @@ func (s *Server) handle(c net.Conn) {
 	if err := l.w.write(e.b); err != nil || ss == nil {
 		return
 	}
-	if err := c.SetReadDeadline(time.Time{}); err != nil {
+	if err := s.readUntil(c, time.Time{}); err != nil {
 		return
 	}
 	if !ss.attach(l) {
@@ -302,6 +313,7 @@ func (s *Server) begin(ctx context.Context, h *Hello, g *Grant, v *Volume) (*ses
 func (s *Server) host(ms hosted, h *Hello, g *Grant, v *Volume) *session {
 	ss := newSession(s, v, g, ms)
 	ss.readOnly = g.ReadOnly || h.ReadOnly || h.At != ""
+	ss.ms.EndWith(ss.endSilent)
 	if h.cache {
 		ss.leasing = true
 		ss.ms.ServeLeases(ss.recall, ss.own)

@@ -40,6 +40,9 @@ type session struct {
 
 	usesMu sync.Mutex
 	used   map[vfs.Ino]struct{} // inodes that the client uses, each once
+	// unclaimed are inodes that the client does not say it uses, since it may not have
+	// been told of them: what the last calls of slots made without a name.
+	unclaimed map[vfs.Ino]struct{}
 	// Of a restoration under way, with reading held:
 	restored  map[vfs.Ino]struct{}
 	restoring bool // the server knows only what is stored, until its client has said what it holds
@@ -63,6 +66,7 @@ type hosted interface {
 	DropLeases()
 	RestoreLock(ctx context.Context, ino vfs.Ino, l vfs.Lock) error
 	Restored(ctx context.Context) error
+	EndWith(end func())
 	Keeps(ctx context.Context, ino vfs.Ino) (bool, error)
 	Replays(ctx context.Context, fn func(slot uint32, seq uint64, reply []byte)) error
 	RecordBlocks(ctx context.Context, first uint64, n int) error
@@ -77,7 +81,7 @@ type slot struct {
 	running bool
 	cancel  context.CancelFunc
 	reply   []byte  // its frame's body behind the id
-	temp    vfs.Ino // what the call made without a name: used until the client knows it
+	temp    vfs.Ino // what the call made without a name: used until the client knows it, and says so
 }
 
 func newSession(s *Server, v *Volume, g *Grant, ms hosted) *session {
@@ -186,6 +190,7 @@ func (ss *session) receive(h *handler, kind frameKind, body []byte) error {
 		}
 		for _, ino := range opened {
 			ss.use(ino)
+			ss.claimed(ino)
 		}
 		for _, ino := range released {
 			ss.unuse(ino)
@@ -241,6 +246,25 @@ func (ss *session) unuse(ino vfs.Ino) {
 	}
 }
 
+// claimed notes that the client has said itself that it uses an inode.
+func (ss *session) claimed(ino vfs.Ino) {
+	ss.usesMu.Lock()
+	delete(ss.unclaimed, ss.real(ino))
+	ss.usesMu.Unlock()
+}
+
+// known notes that the client has been told what a call made without a name, and so
+// what of it it uses.
+func (ss *session) known(temp vfs.Ino) {
+	ss.usesMu.Lock()
+	_, unclaimed := ss.unclaimed[temp]
+	delete(ss.unclaimed, temp)
+	ss.usesMu.Unlock()
+	if unclaimed {
+		ss.unuse(temp)
+	}
+}
+
 // restore makes the session hold what its client says it does.
 func (ss *session) restore(body []byte) error {
 	d := decoder{b: body}
@@ -284,16 +308,29 @@ func (ss *session) restore(body []byte) error {
 	if err := d.done(); err != nil {
 		return err
 	}
-	for ino := range ss.restored {
-		ss.use(ino)
-	}
+	unclaimed := make(map[vfs.Ino]struct{})
 	ss.mu.Lock()
 	for _, sl := range ss.slots {
-		if sl != nil && sl.temp != 0 {
-			ss.restored[sl.temp] = struct{}{}
+		if sl == nil || sl.temp == 0 {
+			continue
+		}
+		if _, ok := ss.restored[sl.temp]; !ok {
+			unclaimed[sl.temp] = struct{}{}
 		}
 	}
 	ss.mu.Unlock()
+	for ino := range ss.restored {
+		ss.use(ino)
+	}
+	for ino := range unclaimed {
+		if ss.restoring { // else it is in use, unless the client has let go of it
+			ss.use(ino)
+		}
+		ss.restored[ino] = struct{}{}
+	}
+	ss.usesMu.Lock()
+	ss.unclaimed = unclaimed
+	ss.usesMu.Unlock()
 	var gone []vfs.Ino
 	ss.usesMu.Lock()
 	for ino := range ss.used {
@@ -349,10 +386,32 @@ func (ss *session) push(frames []byte) {
 
 // end ends the session for good; the client is told why.
 func (ss *session) end(why error) {
+	if l := ss.finish(why); l != nil {
+		e := encoder{b: beginFrame(nil, frameEnd)}
+		e.error(why)
+		endFrame(e.b, 0)
+		_ = l.w.write(e.b) // it may be gone
+		l.close(why)
+	}
+}
+
+var errSilent = errors.New("the client came back after a restart of the server and did not say in time what it holds")
+
+// endSilent ends the session because its client does not say what it holds. The
+// client loses the connection only: it comes back, learns that the session is not known
+// any more, and begins a new one.
+func (ss *session) endSilent() {
+	if l := ss.finish(errSilent); l != nil {
+		l.close(errSilent)
+	}
+}
+
+// finish makes the session one that there is not any more, and returns its connection.
+func (ss *session) finish(why error) *link {
 	ss.mu.Lock()
 	if ss.ended {
 		ss.mu.Unlock()
-		return
+		return nil
 	}
 	ss.ended = true
 	close(ss.over)
@@ -373,13 +432,7 @@ func (ss *session) end(why error) {
 		ss.srv.log.Error("a session could not be ended", "session", ss.id, "err", err)
 	}
 	ss.srv.log.Info("session ended", "session", ss.id, "host", ss.grant.Principal, "why", why)
-	if l != nil {
-		e := encoder{b: beginFrame(nil, frameEnd)}
-		e.error(why)
-		endFrame(e.b, 0)
-		_ = l.w.write(e.b) // it may be gone
-		l.close(why)
-	}
+	return l
 }
 
 // leave ends the session's connection because the server goes down. Its reader has
@@ -488,9 +541,13 @@ func (ss *session) call(h *handler, body []byte) error {
 	}
 	var ctx context.Context
 	ctx, sl.cancel = context.WithCancel(context.Background())
+	temp := sl.temp
 	sl.seq, sl.id, sl.running, sl.temp = seq, id, true, 0
 	ss.running.Add(1)
 	ss.mu.Unlock()
+	if temp != 0 { // its client has had the reply before
+		ss.known(temp)
+	}
 	w := &handler{ss: ss, l: h.l, slot: sl}
 	if ops[o].change {
 		w.replay = &meta.Replay{Slot: n, Seq: seq}
