@@ -10,10 +10,10 @@ import (
 	"testing"
 	"testing/synctest"
 
-	"go.uber.org/goleak"
+	"github.com/massif-fs/massif/internal/leak"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { leak.Main(m) }
 
 func share(t testing.TB, b *Budget, name string, reserve, limit int64) *Share {
 	t.Helper()

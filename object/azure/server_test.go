@@ -18,6 +18,7 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
 	"github.com/Azure/azure-sdk-for-go/sdk/storage/azblob/sas"
+	"github.com/massif-fs/massif/internal/leak"
 	"github.com/massif-fs/massif/internal/testserver"
 	"github.com/massif-fs/massif/object"
 	"github.com/massif-fs/massif/object/retry"
@@ -284,7 +285,7 @@ func testNothingLeft(t *testing.T) {
 	if err := s.Close(); err != nil {
 		t.Error(err)
 	}
-	goleak.VerifyNone(t, before)
+	leak.None(t, before)
 }
 
 func testContentMD5(t *testing.T) {

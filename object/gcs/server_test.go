@@ -18,6 +18,7 @@ import (
 	"testing/iotest"
 	"time"
 
+	"github.com/massif-fs/massif/internal/leak"
 	"github.com/massif-fs/massif/internal/testserver"
 	"github.com/massif-fs/massif/object"
 	"github.com/massif-fs/massif/object/retry"
@@ -342,7 +343,7 @@ func TestNothingLeft(t *testing.T) {
 	if err := s.Close(); err != nil {
 		t.Error(err)
 	}
-	goleak.VerifyNone(t, before)
+	leak.None(t, before)
 }
 
 // TestServiceAccount: credentials of a file are found, used, and found anew when

@@ -18,7 +18,7 @@ import (
 // signed makes a signed request, with changes, and returns status and body.
 func (s *suite) signed(t *testing.T, r object.SignedRequest, body []byte, change func(*http.Request)) (int, []byte) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, r.Method, r.URL, bytes.NewReader(body))
 	if err != nil {

@@ -314,5 +314,5 @@ type onlyReader struct{ io.Reader }
 
 // deadline bounds cases that would hang where a promise is broken.
 func deadline(t testing.TB) (context.Context, context.CancelFunc) {
-	return context.WithTimeout(t.Context(), time.Minute)
+	return context.WithTimeout(t.Context(), 5*time.Minute)
 }

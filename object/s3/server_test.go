@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/service/s3"
+	"github.com/massif-fs/massif/internal/leak"
 	"github.com/massif-fs/massif/internal/testserver"
 	"github.com/massif-fs/massif/object"
 	"github.com/massif-fs/massif/object/objecttest"
@@ -422,5 +423,5 @@ func TestNothingLeft(t *testing.T) {
 	if err := s.Close(); err != nil {
 		t.Error(err)
 	}
-	goleak.VerifyNone(t, before)
+	leak.None(t, before)
 }

@@ -137,7 +137,7 @@ func testLocks(e *env) {
 	select {
 	case err := <-done:
 		e.ok(err, "lock after release")
-	case <-time.After(10 * time.Second):
+	case <-time.After(time.Minute):
 		e.Fatal("the waiter was not woken")
 	}
 	// Interrupted waiting.
@@ -147,7 +147,7 @@ func testLocks(e *env) {
 	select {
 	case err := <-done:
 		e.want(err, "interrupted wait", syscall.EINTR)
-	case <-time.After(10 * time.Second):
+	case <-time.After(time.Minute):
 		e.Fatal("the wait was not interrupted")
 	}
 	// Deadlock: 5 holds 10–12 and waits for 13–15 of 4, which then wants 10.
@@ -165,7 +165,7 @@ func testLocks(e *env) {
 	case err := <-deadlock:
 		e.want(err, "deadlock", syscall.EDEADLK)
 		deadlock <- nil
-	case <-time.After(10 * time.Second):
+	case <-time.After(time.Minute):
 		e.Fatal("a deadlock was not found")
 	}
 	cancel()
@@ -196,7 +196,7 @@ func testFeed(e *env) {
 	})
 	expect := func(what string, match func(vfs.Change) bool) {
 		e.Helper()
-		deadline := time.After(10 * time.Second)
+		deadline := time.After(time.Minute)
 		for {
 			mu.Lock()
 			for i, c := range got {

@@ -180,7 +180,7 @@ var linkTests = []test{
 		p.Unpin(f.Ino)
 		// It may live for a moment longer, where a server hears of that a little later.
 		o, err := s.OpenInode(e.ctx, f.Ino)
-		for tries := 0; err == nil && tries < 50; tries++ {
+		for deadline := time.Now().Add(time.Minute); err == nil && time.Now().Before(deadline); {
 			e.ok(o.Close(), "close")
 			time.Sleep(20 * time.Millisecond)
 			o, err = s.OpenInode(e.ctx, f.Ino)

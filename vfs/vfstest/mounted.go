@@ -42,7 +42,7 @@ func RunMounted(t *testing.T, m Mounted) {
 	for part := range strings.SplitSeq(t.Name(), "/") {
 		parts = append(parts, "^"+regexp.QuoteMeta(part)+"$")
 	}
-	limit := 3 * time.Minute
+	limit := 10 * time.Minute
 	if d, ok := t.Deadline(); ok {
 		limit = min(limit, time.Until(d)-5*time.Second)
 	}

@@ -85,7 +85,7 @@ var mountedMemory = []mountedTest{
 		data, err := os.ReadFile(bin)
 		m.ok(err, "read")
 		m.ok(os.WriteFile(m.path("true"), data, 0o755), "write")
-		for range 3 {
+		for range 100 {
 			err = exec.Command(m.path("true")).Run()
 			if !errors.Is(err, syscall.ETXTBSY) { // a fork elsewhere may hold the descriptor
 				break

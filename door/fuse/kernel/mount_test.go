@@ -17,8 +17,9 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
+
+	"github.com/massif-fs/massif/internal/leak"
 )
 
 // oneFile is a file system with a file "f" (node 2), whose reads can be made to wait.
@@ -128,7 +129,7 @@ func serve(t testing.TB, h Handler, cfg Config) (c *Conn, mnt string) {
 		if err := c.Close(); err != nil {
 			t.Error(err)
 		}
-		goleak.VerifyNone(t)
+		leak.None(t)
 	})
 	if err := c.Prime(mnt); err != nil {
 		t.Fatal(err)
