@@ -73,7 +73,13 @@ install_tool() {
 [ $# -gt 0 ] || set -- versitygw azurite-blob fake-gcs-server
 status=0
 for tool; do
-	install_tool "$tool" || status=$?
+	for pause in 5 30 0; do # downloads fail now and then
+		code=0
+		install_tool "$tool" || code=$?
+		[ "$code" -ne 0 ] && [ "$code" -ne 2 ] || break
+		sleep "$pause"
+	done
+	[ "$code" -eq 0 ] || status=$code
 done
 [ "$status" -eq 0 ] && echo "$dir"
 exit "$status"

@@ -47,9 +47,11 @@ if [ -n "$missing" ]; then
 			printf '#!/bin/sh\nexit 101\n' >/usr/sbin/policy-rc.d
 			chmod 755 /usr/sbin/policy-rc.d
 		fi
+		# Another package manager may be at work, and mirrors have their moments.
+		apt() { apt-get -q -o DPkg::Lock::Timeout=300 -o Acquire::Retries=3 "$@" >&2 </dev/null; }
 		# shellcheck disable=SC2086
-		apt-get install -y -q --no-install-recommends $missing >&2 </dev/null ||
-			{ apt-get update -q >&2 </dev/null && apt-get install -y -q --no-install-recommends $missing >&2 </dev/null; } ||
+		apt install -y --no-install-recommends $missing ||
+			{ apt update && apt install -y --no-install-recommends $missing; } ||
 			echo "setup: some packages could not be installed; tests that need them will say so" >&2
 	fi
 fi
