@@ -88,10 +88,7 @@ func newRemote(t testing.TB, clients int, connect func(r *remote) string) *remot
 	r := &remote{dir: filepath.Join(t.TempDir(), "meta")}
 	r.cluster = &cluster{t: t, store: objmem.New(), log: slog.New(slog.NewTextHandler(logWriter{t}, &slog.HandlerOptions{Level: slog.LevelError}))}
 	r.create()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	r.must(err)
-	r.addr = l.Addr().String()
-	r.must(l.Close())
+	r.addr = "127.0.0.1:" + testserver.Port(t)
 	r.start()
 	t.Cleanup(func() {
 		r.stop()
