@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http/httptest"
 	"path/filepath"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -26,10 +27,24 @@ import (
 )
 
 // granter gives each token the grant that a test has for it.
-type granter map[string]*Grant
+type granter struct {
+	mu sync.Mutex
+	m  map[string]*Grant
+}
 
-func (g granter) Authenticate(_ context.Context, h *Hello) (*Grant, error) {
-	if grant := g[h.Token]; grant != nil {
+func (g *granter) set(token string, grant *Grant) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.m == nil {
+		g.m = make(map[string]*Grant)
+	}
+	g.m[token] = grant
+}
+
+func (g *granter) Authenticate(_ context.Context, h *Hello) (*Grant, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if grant := g.m[h.Token]; grant != nil {
 		return grant, nil
 	}
 	return nil, vfs.WithErrno(syscall.EACCES, errors.New("the token is not good"))
@@ -44,6 +59,7 @@ type gated struct {
 	l      net.Listener
 	gate   *httptest.Server
 	grants granter
+	mounts int
 	blocks *block.Store
 }
 
@@ -64,7 +80,7 @@ func newGated(t *testing.T, change ...func(*meta.Format)) *gated {
 		fn(&f)
 	}
 	must(meta.Create(bg, db, f))
-	g := &gated{t: t, grants: granter{}}
+	g := &gated{t: t}
 	var err error
 	g.e, err = meta.Open(bg, db, meta.Options{Logger: quiet})
 	must(err)
@@ -78,7 +94,7 @@ func newGated(t *testing.T, change ...func(*meta.Format)) *gated {
 	objects := objmem.New()
 	g.blocks, err = block.New(bg, block.Config{Store: objects, Budget: budget, Buffers: bufs, Memory: memory, Logger: quiet})
 	must(err)
-	g.s = NewServer(ServerConfig{Auth: g.grants, Logger: quiet, Lease: 30 * time.Minute, // leases end for a reason here, never by themselves
+	g.s = NewServer(ServerConfig{Auth: &g.grants, Logger: quiet, Lease: 30 * time.Minute, // leases end for a reason here, never by themselves
 
 		Volume: func(string) (*Volume, error) { return &Volume{Engine: g.e, Relaxed: true}, nil }})
 	g.l, err = net.Listen("unix", filepath.Join(t.TempDir(), "s"))
@@ -110,9 +126,10 @@ func (g *gated) mount(grant *Grant) (*Client, *blockgate.Client) {
 // mountAt is mount at a time.
 func (g *gated) mountAt(grant *Grant, at string) (*Client, *blockgate.Client) {
 	g.t.Helper()
-	token := fmt.Sprint("token ", len(g.grants))
+	g.mounts++
+	token := fmt.Sprint("token ", g.mounts)
 	grant.Volume = "v"
-	g.grants[token] = grant
+	g.grants.set(token, grant)
 	var d net.Dialer
 	c, err := Dial(g.t.Context(), ClientConfig{
 		Connect: func(ctx context.Context) (net.Conn, error) { return d.DialContext(ctx, "unix", g.l.Addr().String()) },

@@ -719,9 +719,7 @@ func TestHostile(t *testing.T) {
 		c.mu.Lock()
 		l := c.link
 		c.mu.Unlock()
-		if err := l.w.write(frame); err != nil {
-			t.Fatal(err)
-		}
+		_ = l.w.write(frame) // the server may have hung up before it returns
 		<-l.dead
 	}
 	h.file(good, vfs.Root, "f")

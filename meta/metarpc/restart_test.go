@@ -321,7 +321,11 @@ func TestCloseWhileWelcomed(t *testing.T) {
 	h := newHouse(t)
 	closed := make(chan error, 1)
 	here, there := net.Pipe()
-	h.s.Handle(&closingConn{Conn: there, close: func() { closed <- h.s.Close() }, told: make(chan struct{})})
+	told := make(chan struct{})
+	h.s.Handle(&slowConn{Conn: &closingConn{Conn: there, told: told}, welcome: func() {
+		go func() { closed <- h.s.Close() }()
+		<-told
+	}})
 	c, err := h.tryDial(func(cfg *ClientConfig) {
 		first := true
 		cfg.Connect = func(context.Context) (net.Conn, error) {
@@ -343,21 +347,81 @@ func TestCloseWhileWelcomed(t *testing.T) {
 	}
 }
 
-// closingConn closes the server when that sends its welcome, and goes on when the
-// server has told the connection.
-type closingConn struct {
-	net.Conn
-	once  sync.Once
-	close func()
-	told  chan struct{}
+// TestTakeOver: a client's second connection is not held up by one whose welcome is just
+// being sent.
+func TestTakeOver(t *testing.T) {
+	h := newHouse(t)
+	here, there := net.Pipe()
+	second := make(chan error, 1)
+	h.s.Handle(&slowConn{Conn: there, welcome: func() {
+		var hello Hello
+		h.s.mu.Lock()
+		for _, ss := range h.s.sessions {
+			hello.session, hello.secret = ss.id, ss.secret
+		}
+		h.s.mu.Unlock()
+		go func() {
+			conn, err := net.Dial("tcp", h.addr)
+			if err == nil {
+				err = greet(conn, &hello)
+				conn.Close()
+			}
+			second <- err
+		}()
+		for end := time.Now().Add(30 * time.Second); h.s.resumed.Load() == 0; time.Sleep(time.Millisecond) {
+			if time.Now().After(end) {
+				t.Error("the second is not let in")
+				return
+			}
+		}
+	}})
+	first := make(chan error, 1)
+	go func() { first <- greet(here, new(Hello)) }()
+	h.ok(<-second)
+	<-first // it may have its welcome or not
+	here.Close()
 }
 
-func (c *closingConn) Write(b []byte) (int, error) {
-	c.once.Do(func() {
-		go c.close()
-		<-c.told
-	})
+// greet introduces a client and waits for its welcome, for a minute.
+func greet(conn net.Conn, hello *Hello) error {
+	if err := conn.SetDeadline(time.Now().Add(time.Minute)); err != nil {
+		return err
+	}
+	l := newLink(conn)
+	hello.Volume, hello.minVersion, hello.maxVersion = "test", minVersion, maxVersion
+	e := encoder{b: beginFrame(nil, frameHello)}
+	hello.encode(&e)
+	endFrame(e.b, 0)
+	if err := l.w.write(e.b); err != nil {
+		return err
+	}
+	_, body, err := l.r.next(1 << 20)
+	if err != nil {
+		return err
+	}
+	var w welcome
+	if err := w.decode(body); err != nil {
+		return err
+	}
+	return w.err
+}
+
+// slowConn calls welcome before the first write.
+type slowConn struct {
+	net.Conn
+	once    sync.Once
+	welcome func()
+}
+
+func (c *slowConn) Write(b []byte) (int, error) {
+	c.once.Do(c.welcome)
 	return c.Conn.Write(b)
+}
+
+// closingConn knows when it was told to end.
+type closingConn struct {
+	net.Conn
+	told chan struct{}
 }
 
 func (c *closingConn) SetReadDeadline(t time.Time) error {

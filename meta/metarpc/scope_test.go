@@ -425,9 +425,9 @@ func TestTokens(t *testing.T) {
 	}
 	done := make(chan struct{})
 	close(done)
-	g.grants["good"] = &Grant{Volume: "v"}
-	g.grants["expired"] = &Grant{Volume: "v", Expires: time.Now().Add(-time.Second)}
-	g.grants["revoked"] = &Grant{Volume: "v", Done: done}
+	g.grants.set("good", &Grant{Volume: "v"})
+	g.grants.set("expired", &Grant{Volume: "v", Expires: time.Now().Add(-time.Second)})
+	g.grants.set("revoked", &Grant{Volume: "v", Done: done})
 	for _, token := range []string{"", "wrong", "good ", "Good", "expired", "revoked", strings.Repeat("x", 4000)} {
 		if err := greet(Hello{Token: token}); vfs.ErrnoOf(err) != syscall.EACCES || token != "" && strings.Contains(err.Error(), token) && len(token) > 8 {
 			t.Errorf("token %.20q: %v", token, err)
@@ -436,7 +436,7 @@ func TestTokens(t *testing.T) {
 	// A session is its owner's: another token, or a wrong secret, does not resume it.
 	c, _ := g.mount(&Grant{})
 	other := &Grant{Volume: "v", Root: g.mkdir(vfs.Root, "other")}
-	g.grants["other"] = other
+	g.grants.set("other", other)
 	c.mu.Lock()
 	id, secret := c.session, slices.Clone(c.secret)
 	c.mu.Unlock()
@@ -510,7 +510,7 @@ func (r recorded) Write(p []byte) (int, error) {
 func TestReplayedFrames(t *testing.T) {
 	g := newGated(t)
 	ctx := t.Context()
-	g.grants["token"] = &Grant{Volume: "v"}
+	g.grants.set("token", &Grant{Volume: "v"})
 	var mu sync.Mutex
 	var sent []byte
 	conns := 0

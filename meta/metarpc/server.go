@@ -221,7 +221,7 @@ func (s *Server) handle(c net.Conn) {
 	if ss != nil {
 		// Its last connection is done with before this one begins.
 		ss.takeOver(l)
-		defer ss.reading.Unlock()
+		defer ss.release(l)
 	}
 	e := encoder{b: beginFrame(nil, frameWelcome)}
 	if err := w.encode(&e); err != nil {

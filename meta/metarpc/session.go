@@ -32,6 +32,7 @@ type session struct {
 
 	mu      sync.Mutex
 	link    *link // nil: not connected
+	latest  *link // of which a hello came last: it is the connection, or is to be
 	slots   []*slot
 	running sync.WaitGroup // calls on workers
 	ended   bool
@@ -92,14 +93,15 @@ func newSession(s *Server, v *Volume, g *Grant, ms hosted) *session {
 }
 
 // takeOver makes l the session's connection as soon as the reader of the one
-// before has ended, which it sees to.
+// before has ended, which it sees to, also where that one is not attached yet. The reader
+// of l calls release at its end.
 func (ss *session) takeOver(l *link) {
 	ss.mu.Lock()
-	old := ss.link
-	ss.link = nil
+	old := ss.latest
+	ss.link, ss.latest = nil, l
 	ss.mu.Unlock()
 	if old != nil {
-		old.close(errors.New("the client has another connection"))
+		old.close(errOtherConnection)
 	}
 	ss.reading.Lock()
 	ss.heard.Store(nanotime())
@@ -107,11 +109,23 @@ func (ss *session) takeOver(l *link) {
 	ss.extend()
 }
 
-// attach begins to send what there is for the client on l.
+var errOtherConnection = errors.New("the client has another connection")
+
+// release lets the next connection be read, after takeOver of l.
+func (ss *session) release(l *link) {
+	ss.mu.Lock()
+	if ss.latest == l {
+		ss.latest = nil
+	}
+	ss.mu.Unlock()
+	ss.reading.Unlock()
+}
+
+// attach begins to send what there is for the client on l; false: not there.
 func (ss *session) attach(l *link) bool {
 	ss.mu.Lock()
 	defer ss.mu.Unlock()
-	if ss.ended || ss.leaving {
+	if ss.ended || ss.leaving || ss.latest != l {
 		return false
 	}
 	ss.link = l
