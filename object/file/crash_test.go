@@ -164,7 +164,10 @@ func runCrash(t *testing.T, dir string, seed uint64, env []string, kill func(p *
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	timer := time.AfterFunc(30*time.Second, func() { _ = cmd.Process.Kill() })
+	timer := time.AfterFunc(5*time.Minute, func() {
+		t.Error("the worker lives on")
+		_ = cmd.Process.Kill()
+	})
 	defer timer.Stop()
 	log := crashLog{done: map[string]int{}, begun: map[string]int{}}
 	for sc := bufio.NewScanner(pipe); sc.Scan(); {
