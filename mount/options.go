@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/massif-fs/massif/door/fuse"
 )
 
 // Options say how a tree is mounted. The zero value is what a mount without
@@ -33,6 +35,7 @@ type Options struct {
 	PassphraseFile     string   `json:"passphrase-file,omitempty"`
 	WritebackCache     bool     `json:"writeback-cache,omitempty"`
 	MaxIdle            Duration `json:"max-idle,omitempty"`
+	Transport          string   `json:"transport,omitempty"` // "": auto
 
 	MemoryLimit Size   `json:"memory-limit,omitempty"`
 	CacheDir    string `json:"cache-dir,omitempty"`
@@ -117,6 +120,12 @@ var optionTable = []Option{
 	{Name: "max-idle", Arg: "DURATION", Group: groupAccess, Help: "unmount when nothing has used the mount for so long (default: never)",
 		set: func(o *Options, v string) error { return o.MaxIdle.UnmarshalText([]byte(v)) }},
 
+	{Name: "transport", Arg: "auto|classic|uring", Group: groupKernel, Help: "how messages come from the kernel: by read(2), or by io_uring where root has allowed it (default auto)",
+		set: func(o *Options, v string) error {
+			_, err := fuse.ParseTransport(v)
+			o.Transport = v
+			return err
+		}},
 	{Name: "noatime", Group: groupKernel, Help: "do not record when files are read (default: relatime)", Inverse: "relatime",
 		set: setSwitch(func(o *Options) *bool { return &o.NoAtime })},
 	{Name: "noexec", Group: groupKernel, Help: "do not run programs from the mount", Inverse: "exec",
@@ -288,10 +297,17 @@ func (o *Options) Validate() error {
 		return &UsageError{fmt.Errorf("options \"ro\" and \"writeback\" contradict each other")}
 	case o.Pprof && o.MetricsAddr == "":
 		return &UsageError{fmt.Errorf("option \"pprof\" needs \"metrics-addr\"")}
+	case !validTransport(o.Transport):
+		return &UsageError{fmt.Errorf("option \"transport\": %q is not auto, classic or uring", o.Transport)}
 	case o.MaxIdle < 0:
 		return &UsageError{fmt.Errorf("option \"max-idle\" must not be negative")}
 	}
 	return nil
+}
+
+func validTransport(s string) bool {
+	_, err := fuse.ParseTransport(s)
+	return err == nil
 }
 
 // MinMemoryLimit is the least memory limit, in bytes: it still holds the blocks of a few

@@ -71,6 +71,7 @@ func TestEveryOptionSurvivesSpec(t *testing.T) {
 		"uid": "1", "gid": "2", "passphrase-file": "/pf", "root-squash-uid": "3", "root-squash-gid": "4", "umask": "027", "max-idle": "1m", "fsname": "n", "memory-limit": "128MiB",
 		"cache-dir": "/c", "at-time": "2h", "cache-size": "0", "journal-size": "1GiB", "uploads": "7", "log-level": "warn",
 		"log-file": "/l", "log-format": "json", "access-log": "/a", "metrics-addr": "127.0.0.1:0",
+		"transport": "classic",
 	}
 	var all Options
 	for _, opt := range OptionTable() {

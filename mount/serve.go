@@ -207,6 +207,7 @@ func (s *server) doorOptions() fuse.Options {
 		Recorder: s.observe.ops,
 		Logger:   s.log.Logger,
 	}
+	options.Transport, _ = fuse.ParseTransport(o.Transport) // Validate has looked
 	if o.WritebackCache {
 		options.WritebackCache = fuse.On
 	}

@@ -12,11 +12,22 @@ if [ "$(id -u)" -eq 0 ]; then
 	export MASSIF_REQUIRE_TOOLS="${MASSIF_REQUIRE_TOOLS-1}"
 fi
 
+# FUSE over io_uring is tested where the kernel has it and root may allow it, which is
+# taken back at the end.
+uring=/sys/module/fuse/parameters/enable_uring
+if [ "$(cat $uring 2>/dev/null)" = N ] && echo Y 2>/dev/null >$uring; then
+	trap 'echo N >$uring' EXIT
+	trap 'exit 130' INT
+	trap 'exit 143' TERM
+fi
+
 status=0
 if command -v gcc >/dev/null 2>&1; then
 	echo "== go test -race -short (concurrent code)"
 	# shellcheck disable=SC2046
 	CGO_ENABLED=1 go test -race -short -timeout 15m $(go list ./kv/... ./meta/... ./block/... ./cache/... ./object/... ./tree/... ./door/... ./mount/... ./seal/... ./service/... ./compat/... ./telemetry/... 2>/dev/null) || status=$?
+	[ "$(cat $uring 2>/dev/null)" != Y ] ||
+		MASSIF_TEST_TRANSPORT=uring CGO_ENABLED=1 go test -race -short -timeout 5m ./door/fuse/kernel || status=$?
 else
 	echo "test: no C compiler, so no race detector" >&2
 fi

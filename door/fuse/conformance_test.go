@@ -44,7 +44,7 @@ func TestMounted(t *testing.T) {
 	needFUSE(t)
 	for _, mode := range modes {
 		t.Run(mode.name, func(t *testing.T) {
-			some(t, mode.name, "stateless", "passthrough", "stateless-writeback")
+			some(t, mode.name, "stateless", "passthrough", "stateless-writeback", "uring")
 			vfstest.RunMounted(t, vfstest.Mounted{
 				Mount: func(t testing.TB) string {
 					o := mode.o
@@ -64,7 +64,7 @@ func TestThroughDoor(t *testing.T) {
 	needFUSE(t)
 	for _, mode := range modes {
 		t.Run(mode.name, func(t *testing.T) {
-			some(t, mode.name, "stateless", "plain")
+			some(t, mode.name, "stateless", "plain", "uring")
 			vfstest.Run(t, vfstest.Factory{
 				New: func(t testing.TB) vfs.FS {
 					mnt, _, _ := mountLocal(t, mode.lo, mode.o)

@@ -140,6 +140,9 @@ func newDoor(fs vfs.FS, opts Options) (*door, error) {
 	if !p.Exclusive {
 		d.locks, _ = fs.(vfs.LockFS)
 	}
+	if d.locks != nil && opts.Transport == TransportURing {
+		return nil, errors.New("io_uring cannot be used for a tree whose locks come to the server: those that are waited for would use it up")
+	}
 	d.copier, _ = fs.(vfs.CopyFS)
 	d.tmpfile, _ = fs.(vfs.TmpfileFS)
 

@@ -261,6 +261,8 @@ var benchModes = []struct {
 	{"uncached", vfs.Policy{}, Options{Passthrough: Off}},
 	{"stateful", vfs.Policy{EntryValid: vfs.Forever, AttrValid: vfs.Forever, KeepCache: true, Exclusive: true}, Options{Stateless: Off, Passthrough: Off}},
 	{"stateless", vfs.Policy{EntryValid: vfs.Forever, AttrValid: vfs.Forever, KeepCache: true, Exclusive: true}, Options{Stateless: On}},
+	{"uring-uncached", vfs.Policy{}, Options{Passthrough: Off, Transport: TransportURing}},
+	{"uring-stateless", vfs.Policy{EntryValid: vfs.Forever, AttrValid: vfs.Forever, KeepCache: true, Exclusive: true}, Options{Stateless: On, Transport: TransportURing}},
 }
 
 // benchmark runs f on a mount in each mode, and on go-fuse.

@@ -3,6 +3,7 @@ package fuse
 import (
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -31,6 +32,30 @@ func ParseTristate(s string) (Tristate, error) {
 }
 
 func (t Tristate) String() string { return [...]string{"auto", "on", "off"}[t] }
+
+// Transport is how messages come from the kernel.
+type Transport uint8
+
+const (
+	TransportAuto    Transport = iota
+	TransportClassic           // by read(2) and write(2)
+	TransportURing             // by io_uring(7)
+)
+
+var transports = []string{"auto", "classic", "uring"}
+
+// ParseTransport reads "auto", "classic" or "uring".
+func ParseTransport(s string) (Transport, error) {
+	if s == "" {
+		return TransportAuto, nil
+	}
+	if i := slices.Index(transports, s); i >= 0 {
+		return Transport(i), nil
+	}
+	return TransportAuto, fmt.Errorf("%q is not auto, classic or uring", s)
+}
+
+func (t Transport) String() string { return transports[t] }
 
 // Options say how a tree is mounted. The zero value mounts a tree with
 // permission checks by the kernel, for the mounting user only.
@@ -89,6 +114,12 @@ type Options struct {
 	// some; those in use stay. Door and tree keep a few words for each. Default
 	// 1,048,576. Kernels before 6.18 remember as much as their memory allows.
 	MaxNodes int
+
+	// Transport is the way of messages from the kernel. uring fails where the kernel has
+	// not been allowed to use it (root: echo Y >/sys/module/fuse/parameters/enable_uring)
+	// and for trees whose locks the door serves (see package kernel, uring.go).
+	// Auto: classic.
+	Transport Transport
 
 	// Stateless: spare OPEN, RELEASE, FLUSH and OPENDIR messages. Auto: on if the tree
 	// is a vfs.StatelessFS and exclusive or read-only.

@@ -85,7 +85,9 @@ func canonicalMountpoint(p string) (string, error) {
 // start takes over fd: it answers INIT and serves.
 func (s *Server) start(fd int) error {
 	d := s.door
+	uring := d.opts.Transport == TransportURing
 	conn, err := kernel.Open(fd, kernel.Config{
+		IOUring:  uring,
 		Features: d.features(),
 		MaxWrite: d.opts.MaxWrite, MaxReadAhead: d.opts.MaxReadAhead, MaxBackground: d.opts.MaxBackground,
 		MaxMemory: d.opts.MaxRequestMemory, Logger: d.log, Debug: d.opts.Debug,
@@ -93,6 +95,10 @@ func (s *Server) start(fd int) error {
 	if err != nil {
 		unix.Close(fd)
 		return fmt.Errorf("mount %s: %w", s.mountpoint, err)
+	}
+	if uring && conn.Init().Features&kernel.OverIOUring == 0 {
+		conn.Close()
+		return fmt.Errorf("mount %s: %w: the kernel does not offer it", s.mountpoint, kernel.ErrNoRings)
 	}
 	d.conn, d.epoch = conn, conn.Epoch()
 	d.settle(conn.Init())

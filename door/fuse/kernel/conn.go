@@ -44,6 +44,11 @@ type Config struct {
 	// MaxMemory bounds the buffers of requests in progress, in bytes. There are always
 	// two at least. Default 64 MiB.
 	MaxMemory int
+	// IOUring has messages come by io_uring, if the kernel offers it: Init.Features
+	// tells. Open fails with ErrNoRings, before anything was agreed on, where it
+	// cannot be used. The handler must not serve locks (see uring.go). Adopt ignores
+	// it.
+	IOUring bool
 	// Logger receives what the kernel does not take. Default slog.Default().
 	Logger *slog.Logger
 	// Debug logs each message.
@@ -87,6 +92,9 @@ type Conn struct {
 	late interrupts // those that came before their request
 
 	retrieves retrieves
+
+	queues  []*queue    // of io_uring; none: all messages come by read(2)
+	replies chan *queue // which have replies that goroutines have written
 }
 
 func newConn(fd int, init Init, cfg Config, h Handler) *Conn {
@@ -96,23 +104,43 @@ func newConn(fd int, init Init, cfg Config, h Handler) *Conn {
 		c.log = slog.Default()
 	}
 	c.payload = max(init.MaxWrite, minPayload)
-	memory := cfg.MaxMemory
-	if memory <= 0 {
-		memory = 64 << 20
-	}
-	c.maxReaders = int64(max(memory/c.payload, 2))
+	c.maxReaders = int64(max(cfg.memory()/c.payload, 2))
 	return c
+}
+
+func (cfg *Config) memory() int {
+	if cfg.MaxMemory <= 0 {
+		return 64 << 20
+	}
+	return cfg.MaxMemory
 }
 
 // Open takes over the descriptor of a new mount: it answers INIT. The caller then
 // settles what depends on Init, and calls Serve. If it fails the descriptor stays
 // the caller's.
 func Open(fd int, cfg Config, h Handler) (*Conn, error) {
+	cfg.Features &^= OverIOUring
+	var queues []*queue
+	if cfg.IOUring { // before INIT: what was agreed on there must then be done
+		var err error
+		if queues, err = newQueues(max(cfg.MaxWrite, minPayload), cfg.memory()); err != nil {
+			return nil, err
+		}
+		cfg.Features |= OverIOUring
+	}
 	init, err := negotiate(fd, cfg)
+	if init.Features&OverIOUring == 0 {
+		for _, u := range queues {
+			u.close()
+		}
+		queues = nil
+	}
 	if err != nil {
 		return nil, err
 	}
-	return newConn(fd, init, cfg, h), nil
+	c := newConn(fd, init, cfg, h)
+	c.queues = queues
+	return c, nil
 }
 
 // Adopt takes over the descriptor of a mount that another process has served so far:
@@ -228,6 +256,9 @@ func (c *Conn) died() {
 	}
 	c.retrieves.fail()
 	c.rouse()
+	for _, u := range c.queues {
+		u.rouse()
+	}
 }
 
 // now is the time since the Conn was made, from the monotonic clock.

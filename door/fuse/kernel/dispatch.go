@@ -13,12 +13,16 @@ const badMessage = syscall.EINVAL
 // to eight bytes, as the structures are.
 func take[T any](q *Request) (*T, bool) {
 	var z T
+	from := &q.body
+	if q.op != nil {
+		from = &q.op
+	}
 	size := int(unsafe.Sizeof(z))
-	if len(q.body) < size {
+	if len(*from) < size {
 		return nil, false
 	}
-	p := (*T)(unsafe.Pointer(unsafe.SliceData(q.body)))
-	q.body = q.body[size:]
+	p := (*T)(unsafe.Pointer(unsafe.SliceData(*from)))
+	*from = (*from)[size:]
 	return p, true
 }
 
@@ -35,7 +39,7 @@ func takeName(q *Request) (string, bool) {
 
 // give returns the place of the reply's structure, and its size.
 func give[T any](q *Request) (*T, int) {
-	p := (*T)(unsafe.Pointer(&q.buf[replyHeaderSize]))
+	p := (*T)(unsafe.Pointer(&q.buf[q.out]))
 	var zero T
 	*p = zero
 	return p, int(unsafe.Sizeof(zero))
@@ -332,7 +336,7 @@ func (c *Conn) dispatch(q *Request) (size int, errno syscall.Errno) {
 // sized ends a GETXATTR or LISTXATTR: asked for 0 bytes it tells how many there are.
 func sized(q *Request, asked uint32, n int, errno syscall.Errno) (int, syscall.Errno) {
 	if asked == 0 {
-		q.from = replyHeaderSize
+		q.from = q.out
 		out, size := give[getXattrOut](q)
 		out.size = uint32(n)
 		return size, errno
@@ -368,15 +372,19 @@ func (c *Conn) rename(q *Request) (int, syscall.Errno) {
 
 func (c *Conn) setXattr(q *Request) (int, syscall.Errno) {
 	var in SetXattrIn
-	size := int(unsafe.Sizeof(in))
-	if c.init.Features&SetXattrExt == 0 {
-		size = compatSetXattrInSize
+	if c.init.Features&SetXattrExt != 0 {
+		p, ok := take[SetXattrIn](q)
+		if !ok {
+			return 0, badMessage
+		}
+		in = *p
+	} else {
+		p, ok := take[compatSetXattrIn](q)
+		if !ok {
+			return 0, badMessage
+		}
+		in.Size, in.Flags = p.size, p.flags
 	}
-	if len(q.body) < size {
-		return 0, badMessage
-	}
-	copy(unsafe.Slice((*byte)(unsafe.Pointer(&in)), size), q.body)
-	q.body = q.body[size:]
 	name, ok := takeName(q)
 	if !ok || uint64(in.Size) > uint64(len(q.body)) {
 		return 0, badMessage

@@ -129,7 +129,7 @@ func message(op Opcode, body []byte) []byte {
 // deliver hands a message to a connection and returns the reply, nil if there is none.
 func deliver(t testing.TB, c *Conn, kernel int, msg []byte) []byte {
 	t.Helper()
-	q := &Request{conn: c, buf: newBuffer(c.payload), cancel: make(chan struct{})}
+	q := &Request{conn: c, buf: newBuffer(c.payload), out: replyHeaderSize, cancel: make(chan struct{})}
 	n := copy(q.buf[headStart:], msg)
 	c.handle(q, q.buf[headStart:headStart+n], false)
 	c.wg.Wait() // for SETLKW, and interrupts that nobody waits for

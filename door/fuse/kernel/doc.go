@@ -51,6 +51,11 @@
 //     INTERRUPT, which is rare, looks at all readers instead.
 //   - Replies are written without a word to Go's scheduler, if they are small.
 //
+// Where root has allowed it messages can come by io_uring instead (Config.IOUring): a
+// queue and a thread for each processor, one system call a message, and no processor
+// has to be woken to handle what a program on another one asks. uring.go says how it
+// works and what it cannot do.
+//
 // What can take for ever, waiting for a lock (SETLKW), has a goroutine and a small
 // buffer of its own, so that it uses up no reader.
 //

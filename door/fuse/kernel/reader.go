@@ -34,6 +34,7 @@ func newBuffer(payload int) []byte {
 func (c *Conn) Serve() {
 	c.target.Store(1)
 	c.grow()
+	c.startQueues()
 	c.wg.Go(c.watch)
 	c.wg.Wait()
 }
@@ -48,7 +49,7 @@ func (c *Conn) grow() {
 	c.wg.Go(func() {
 		q, ok := c.idle.Get().(*Request)
 		if !ok {
-			q = &Request{conn: c, buf: newBuffer(c.payload), cancel: make(chan struct{})}
+			q = &Request{conn: c, buf: newBuffer(c.payload), out: replyHeaderSize, cancel: make(chan struct{})}
 		}
 		c.register(q)
 		c.read(q)
@@ -129,12 +130,12 @@ func (c *Conn) answer(q *Request) {
 	q.Start, q.Took = c.now(), 0
 	q.progress.store(q.Opcode, q.Start)
 	q.begin()
-	q.from = replyHeaderSize
+	q.from = q.out
 	size, errno := c.call(q)
 	q.end()
 	c.learn(q.Opcode, q.Took)
 	if errno != 0 {
-		q.from, size = replyHeaderSize, 0
+		q.from, size = q.out, 0
 	}
 	c.reply(q, size, errno)
 }
@@ -163,6 +164,10 @@ const smallReply = 16 << 10
 func (c *Conn) reply(q *Request, size int, errno syscall.Errno) {
 	if c.debug {
 		c.log.Info("fuse ->", "op", q.Opcode.String(), "unique", q.Unique, "error", errnoName(errno), "bytes", size)
+	}
+	if q.entry != nil {
+		q.entry.reply(size, errno)
+		return
 	}
 	b := q.buf[q.from-replyHeaderSize : q.from+size]
 	h := (*replyHeader)(unsafe.Pointer(&b[0]))
@@ -213,11 +218,11 @@ func (c *Conn) detach(q *Request, msg []byte) bool {
 	}
 	if c.waiters.Add(1) > maxWaiters {
 		c.waiters.Add(-1)
-		q.from = replyHeaderSize
+		q.from = q.out
 		c.reply(q, 0, syscall.ENOLCK)
 		return true
 	}
-	w := &Request{Header: q.Header, conn: c, buf: make([]byte, waiterBuffer), cancel: make(chan struct{})}
+	w := &Request{Header: q.Header, conn: c, buf: make([]byte, waiterBuffer), out: replyHeaderSize, cancel: make(chan struct{})}
 	n := copy(w.buf[headStart:], msg)
 	w.body = w.buf[headStart+headerSize : headStart+n]
 	c.register(w)

@@ -21,12 +21,15 @@ type Request struct {
 	// nothing is learnt (see watch.go).
 	Took time.Duration
 
-	conn *Conn
-	buf  []byte // see reader.go
-	body []byte // of the message, without extensions
+	conn  *Conn
+	entry *entry // where the message came from, if by io_uring (uring.go)
+	buf   []byte // see reader.go
+	op    []byte // the operation's structure, if that is not the beginning of body
+	body  []byte // of the message, without extensions
 	// The reply's data lies in buf[from:from+size], with room for its header before
-	// it.
+	// it. If it is a structure it is put at out.
 	from int
+	out  int
 
 	// state is the number of the message in progress; that with bit 0 set, which no
 	// message has, after an interrupt; 0 when there is none.

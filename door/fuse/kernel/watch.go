@@ -106,7 +106,7 @@ func (c *Conn) watch() {
 			c.target.Store(max(c.target.Load()-1, 1))
 			calm = 0
 		}
-		if active {
+		if c.rescue() || active {
 			idle = 0
 			continue
 		}

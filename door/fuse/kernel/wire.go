@@ -251,7 +251,10 @@ type SetXattrIn struct {
 	_             uint32
 }
 
-const compatSetXattrInSize = 8
+type compatSetXattrIn struct {
+	size  uint32
+	flags uint32
+}
 
 type getXattrIn struct {
 	size uint32
