@@ -12,24 +12,28 @@ if [ "$(id -u)" -eq 0 ]; then
 	export MASSIF_REQUIRE_TOOLS="${MASSIF_REQUIRE_TOOLS-1}"
 fi
 
-# FUSE over io_uring is tested where the kernel has it and root may allow it, which is
-# taken back at the end.
-uring=/sys/module/fuse/parameters/enable_uring
-if [ "$(cat $uring 2>/dev/null)" = N ] && echo Y 2>/dev/null >$uring; then
-	trap 'echo N >$uring' EXIT
-	trap 'exit 130' INT
-	trap 'exit 143' TERM
-fi
-
 status=0
 if command -v gcc >/dev/null 2>&1; then
 	echo "== go test -race -short (concurrent code)"
 	# shellcheck disable=SC2046
 	CGO_ENABLED=1 go test -race -short -timeout 15m $(go list ./kv/... ./meta/... ./block/... ./cache/... ./object/... ./tree/... ./door/... ./mount/... ./seal/... ./service/... ./compat/... ./telemetry/... 2>/dev/null) || status=$?
-	[ "$(cat $uring 2>/dev/null)" != Y ] ||
-		MASSIF_TEST_TRANSPORT=uring CGO_ENABLED=1 go test -race -short -timeout 5m ./door/fuse/kernel || status=$?
 else
 	echo "test: no C compiler, so no race detector" >&2
+fi
+# Messages by io_uring, where the kernel has that and root may allow it, which is taken
+# back at the end.
+uring=/sys/module/fuse/parameters/enable_uring
+if [ "$(cat $uring 2>/dev/null)" = N ] && echo Y 2>/dev/null >$uring; then
+	trap 'echo N >$uring' EXIT
+	trap 'exit 130' INT
+	trap 'exit 143' TERM
+	echo "== go test (io_uring)"
+	export MASSIF_TEST_TRANSPORT=uring
+	CGO_ENABLED=0 go test -trimpath -short -timeout 5m ./door/fuse/kernel || status=$?
+	CGO_ENABLED=0 go test -trimpath -short -timeout 5m -run 'TestSmoke|TestMounted|TestThroughDoor' ./door/fuse || status=$?
+	CGO_ENABLED=0 go test -trimpath -short -timeout 10m -run 'TestPosix|TestFsx|TestCrash' ./test || status=$?
+	unset MASSIF_TEST_TRANSPORT
+	echo N >$uring
 fi
 echo "== go test (everything)"
 # Compiled as the program is, so that nothing is compiled twice; ./test first, because it

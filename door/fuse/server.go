@@ -85,20 +85,10 @@ func canonicalMountpoint(p string) (string, error) {
 // start takes over fd: it answers INIT and serves.
 func (s *Server) start(fd int) error {
 	d := s.door
-	uring := d.opts.Transport == TransportURing
-	conn, err := kernel.Open(fd, kernel.Config{
-		IOUring:  uring,
-		Features: d.features(),
-		MaxWrite: d.opts.MaxWrite, MaxReadAhead: d.opts.MaxReadAhead, MaxBackground: d.opts.MaxBackground,
-		MaxMemory: d.opts.MaxRequestMemory, Logger: d.log, Debug: d.opts.Debug,
-	}, d)
+	conn, err := d.connect(fd)
 	if err != nil {
 		unix.Close(fd)
 		return fmt.Errorf("mount %s: %w", s.mountpoint, err)
-	}
-	if uring && conn.Init().Features&kernel.OverIOUring == 0 {
-		conn.Close()
-		return fmt.Errorf("mount %s: %w: the kernel does not offer it", s.mountpoint, kernel.ErrNoRings)
 	}
 	d.conn, d.epoch = conn, conn.Epoch()
 	d.settle(conn.Init())
@@ -129,6 +119,27 @@ func (s *Server) start(fd int) error {
 	go s.finish()
 	s.prime()
 	return nil
+}
+
+// connect agrees with the kernel on how to speak.
+func (d *door) connect(fd int) (*kernel.Conn, error) {
+	must := d.opts.Transport == TransportURing
+	cfg := kernel.Config{
+		Features: d.features(),
+		MaxWrite: d.opts.MaxWrite, MaxReadAhead: d.opts.MaxReadAhead, MaxBackground: d.opts.MaxBackground,
+		MaxMemory: d.opts.MaxRequestMemory, Logger: d.log, Debug: d.opts.Debug,
+		IOUring: must || d.opts.Transport == TransportAuto && d.locks == nil && kernel.RingsEnabled(),
+	}
+	conn, err := kernel.Open(fd, cfg, d)
+	if errors.Is(err, kernel.ErrNoRings) && !must {
+		d.log.Info("messages come by read(2)", "cause", err)
+		cfg.IOUring = false
+		conn, err = kernel.Open(fd, cfg, d)
+	}
+	if err == nil && must && conn.Init().Features&kernel.OverIOUring == 0 {
+		return nil, fmt.Errorf("%w: the kernel does not offer it", kernel.ErrNoRings) // start closes fd
+	}
+	return conn, err
 }
 
 // finish waits for the end of serving and gives everything back.

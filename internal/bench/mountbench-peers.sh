@@ -52,6 +52,13 @@ massif_shared_teardown() {
 	while kill -0 "$pid" 2>/dev/null; do sleep 0.05; done
 }
 
+# The same as massif, with messages by io_uring: root has to allow that.
+massif_uring_allowed() { echo "$1" >/sys/module/fuse/parameters/enable_uring; }
+massif_uring_setup() { massif_setup; }
+massif_uring_start() { massif_uring_allowed Y && MASSIF_MOUNT_ARGS="-o transport=uring" massif_start; }
+massif_uring_stop() { massif_stop && massif_uring_allowed N; }
+massif_uring_wipe() { massif_wipe; }
+
 # Embedded metadata, with the write-back journal.
 massif_wb_setup() { massif_setup; }
 massif_wb_start() { MASSIF_MOUNT_ARGS=--writeback massif_start; }

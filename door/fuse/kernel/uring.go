@@ -54,8 +54,9 @@ const (
 
 	// minEntries is how many entries a queue needs at least, so that a few messages
 	// may wait for others.
+	// They are used in turn, so that in time the memory of all is touched.
 	minEntries = 4
-	maxEntries = 32
+	maxEntries = 16
 )
 
 // ErrNoRings tells that messages cannot come by io_uring here.
