@@ -341,7 +341,7 @@ func TestLockWait(t *testing.T) {
 // waitForLocks waits until the table holds n ranges and waits.
 func waitForLocks(t *testing.T, table *lockTable, n int) {
 	t.Helper()
-	for end := time.Now().Add(10 * time.Second); ; time.Sleep(100 * time.Microsecond) {
+	for end := time.Now().Add(3 * time.Minute); ; time.Sleep(100 * time.Microsecond) {
 		table.mu.Lock()
 		have := table.count
 		table.mu.Unlock()

@@ -3,8 +3,8 @@ package meta
 import (
 	"testing"
 
-	"go.uber.org/goleak"
+	"github.com/massif-fs/massif/internal/leak"
 )
 
 // TestMain checks that engines leave no goroutines behind.
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { leak.Main(m) }

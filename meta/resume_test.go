@@ -49,7 +49,7 @@ func (v *testVolume) beforeCommit(db *stoppedDB, fn func(), ready func() bool) (
 			defer close(over)
 			fn()
 		}()
-		for end := time.Now().Add(30 * time.Second); db.views.Load() == before; time.Sleep(10 * time.Microsecond) {
+		for end := time.Now().Add(3 * time.Minute); db.views.Load() == before; time.Sleep(10 * time.Microsecond) {
 			select {
 			case <-over:
 				return

@@ -29,23 +29,30 @@ import (
 // granter gives each token the grant that a test has for it.
 type granter struct {
 	mu sync.Mutex
-	m  map[string]*Grant
+	m  map[string]func() *Grant
 }
 
-func (g *granter) set(token string, grant *Grant) {
+func (g *granter) set(token string, grant *Grant) { g.setFunc(token, func() *Grant { return grant }) }
+
+// life gives a token a grant that expires a time after it was asked for.
+func (g *granter) life(token string, d time.Duration) {
+	g.setFunc(token, func() *Grant { return &Grant{Volume: "v", Expires: time.Now().Add(d)} })
+}
+
+func (g *granter) setFunc(token string, fn func() *Grant) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.m == nil {
-		g.m = make(map[string]*Grant)
+		g.m = make(map[string]func() *Grant)
 	}
-	g.m[token] = grant
+	g.m[token] = fn
 }
 
 func (g *granter) Authenticate(_ context.Context, h *Hello) (*Grant, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if grant := g.m[h.Token]; grant != nil {
-		return grant, nil
+	if fn := g.m[h.Token]; fn != nil {
+		return fn(), nil
 	}
 	return nil, vfs.WithErrno(syscall.EACCES, errors.New("the token is not good"))
 }
@@ -130,6 +137,12 @@ func (g *gated) mountAt(grant *Grant, at string) (*Client, *blockgate.Client) {
 	token := fmt.Sprint("token ", g.mounts)
 	grant.Volume = "v"
 	g.grants.set(token, grant)
+	return g.mountWith(token, at)
+}
+
+// mountWith is mountAt with a token.
+func (g *gated) mountWith(token, at string) (*Client, *blockgate.Client) {
+	g.t.Helper()
 	var d net.Dialer
 	c, err := Dial(g.t.Context(), ClientConfig{
 		Connect: func(ctx context.Context) (net.Conn, error) { return d.DialContext(ctx, "unix", g.l.Addr().String()) },

@@ -18,8 +18,7 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
-
+	"github.com/massif-fs/massif/internal/leak"
 	"github.com/massif-fs/massif/internal/testserver"
 	"github.com/massif-fs/massif/kv"
 	"github.com/massif-fs/massif/kv/mem"
@@ -27,7 +26,7 @@ import (
 	"github.com/massif-fs/massif/vfs"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { leak.Main(m) }
 
 var (
 	bg    = context.Background()
@@ -186,12 +185,15 @@ func (h *house) file(c meta.Session, parent vfs.Ino, name string) vfs.Ino {
 	return a.Ino
 }
 
+// patience is longer than anything takes on a busy machine, but a hang.
+const patience = 3 * time.Minute
+
 // eventually waits until something is so.
 func (h *house) eventually(what string, fn func() bool) {
 	h.Helper()
-	for end := time.Now().Add(30 * time.Second); !fn(); time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(patience); !fn(); time.Sleep(time.Millisecond) {
 		if time.Now().After(end) {
-			h.Fatalf("%s: not within 30 s", what)
+			h.Fatalf("%s: not within %v", what, patience)
 		}
 	}
 }
@@ -537,10 +539,10 @@ func TestSilence(t *testing.T) {
 	b := h.dial()
 	f := h.file(b, vfs.Root, "f")
 	var a vfs.Attr
-	h.ok(c.GetAttr(bg, root, f, &a))
-	if !c.Leased(f).Has(meta.LeaseAttr) {
-		t.Fatal(c.Leased(f))
-	}
+	h.eventually("the client has a lease", func() bool {
+		h.ok(c.GetAttr(bg, root, f, &a))
+		return c.Leased(f).Has(meta.LeaseAttr)
+	})
 	p.Set(testserver.Fault{Refuse: true})
 	h.ok(b.SetAttr(bg, root, f, &vfs.SetAttr{Valid: vfs.SetMode, Mode: 0o600}, &a))
 	if c.cache.valid() || c.cache.attr(f, &a) {
@@ -626,7 +628,8 @@ func TestLocks(t *testing.T) {
 
 // TestDeath: the locks and nameless files of a session that is not heard of go.
 func TestDeath(t *testing.T) {
-	h := newHouse(t, func(c *ServerConfig) { c.Lease, c.Life = 100*time.Millisecond, 300*time.Millisecond })
+	const life = 10 * time.Minute
+	h := newHouse(t, func(c *ServerConfig) { c.Lease, c.Life = time.Second, life })
 	p := testserver.NewProxy(t, h.addr)
 	dead, b := h.dial(through(p)), h.dial()
 	f := h.file(dead, vfs.Root, "f")
@@ -641,8 +644,20 @@ func TestDeath(t *testing.T) {
 	b.Open(f)
 	defer b.Release(f, 1)
 	h.ok(b.GetAttr(bg, root, f, &a)) // it is used
+	dead.mu.Lock()
+	id := dead.session
+	dead.mu.Unlock()
+	h.s.mu.Lock()
+	ss := h.s.sessions[sessionKey{"test", id}]
+	h.s.mu.Unlock()
 	p.Set(testserver.Fault{Refuse: true})
-	h.ok(b.SetLock(bg, f, lock, true)) // when the other session has ended
+	h.eventually("the server notices", func() bool {
+		ss.mu.Lock()
+		defer ss.mu.Unlock()
+		return ss.link == nil
+	})
+	ss.heard.Store(nanotime() - int64(life)) // and so it goes on
+	h.ok(b.SetLock(bg, f, lock, true))       // when the other session has ended
 	p.Set(testserver.Fault{})
 	// The client goes on with a new session.
 	h.file(dead, vfs.Root, "g")

@@ -340,7 +340,7 @@ func TestCloseWhileWelcomed(t *testing.T) {
 	select {
 	case err := <-closed:
 		h.ok(err)
-	case <-time.After(time.Minute):
+	case <-time.After(patience):
 		t.Error("the server does not close")
 		c.link.close(net.ErrClosed)
 		h.ok(<-closed)
@@ -368,7 +368,7 @@ func TestTakeOver(t *testing.T) {
 			}
 			second <- err
 		}()
-		for end := time.Now().Add(30 * time.Second); h.s.resumed.Load() == 0; time.Sleep(time.Millisecond) {
+		for end := time.Now().Add(patience); h.s.resumed.Load() == 0; time.Sleep(time.Millisecond) {
 			if time.Now().After(end) {
 				t.Error("the second is not let in")
 				return
@@ -382,9 +382,9 @@ func TestTakeOver(t *testing.T) {
 	here.Close()
 }
 
-// greet introduces a client and waits for its welcome, for a minute.
+// greet introduces a client and waits for its welcome.
 func greet(conn net.Conn, hello *Hello) error {
-	if err := conn.SetDeadline(time.Now().Add(time.Minute)); err != nil {
+	if err := conn.SetDeadline(time.Now().Add(patience)); err != nil {
 		return err
 	}
 	l := newLink(conn)

@@ -342,7 +342,7 @@ func TestScopeFeed(t *testing.T) {
 	})
 	defer stop()
 	// The server is told of the watcher in the background.
-	for deadline := time.Now().Add(20 * time.Second); ; {
+	for deadline := time.Now().Add(patience); ; {
 		g.mkfile(in, fmt.Sprint("try", time.Now().UnixNano()))
 		time.Sleep(10 * time.Millisecond)
 		mu.Lock()
@@ -462,7 +462,8 @@ func TestTokens(t *testing.T) {
 	// What lives ends with its grant.
 	over := make(chan struct{})
 	revoked, _ := g.mount(&Grant{Done: over})
-	short, _ := g.mount(&Grant{Expires: time.Now().Add(100 * time.Millisecond)})
+	g.grants.life("token of a second", time.Second)
+	short, _ := g.mountWith("token of a second", "")
 	var a vfs.Attr
 	if err := revoked.GetAttr(ctx, nobody, vfs.Root, &a); err != nil {
 		t.Fatal(err)
@@ -472,7 +473,7 @@ func TestTokens(t *testing.T) {
 	close(over)
 	for what, c := range map[string]*Client{"revoked": revoked, "expired": short} {
 		<-c.over
-		for deadline := time.Now().Add(time.Minute); c.cache.valid(); time.Sleep(time.Millisecond) {
+		for deadline := time.Now().Add(patience); c.cache.valid(); time.Sleep(time.Millisecond) {
 			if time.Now().After(deadline) {
 				t.Fatal("what was leased is still good")
 			}

@@ -8,13 +8,12 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
-
+	"github.com/massif-fs/massif/internal/leak"
 	"github.com/massif-fs/massif/kv/mem"
 	"github.com/massif-fs/massif/service/admin/adminapi"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { leak.Main(m) }
 
 // world is a running server and a client of the installation's owner.
 type world struct {

@@ -10,13 +10,12 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
-
+	"github.com/massif-fs/massif/internal/leak"
 	"github.com/massif-fs/massif/service/admin/adminapi"
 	"github.com/massif-fs/massif/vfs"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { leak.Main(m) }
 
 // fakeAdmin is an admin server that can be away.
 type fakeAdmin struct {
