@@ -28,18 +28,28 @@ func (e *Engine) startClock(v *view) error {
 }
 
 // bound makes sure that the store's bound is not below the run's stamp. Commits
-// become durable in their order, so the bound is there whenever the stamp is.
-func (t *txn) bound() {
+// become durable in their order, so the bound is there whenever the stamp is. It never
+// goes back: it is read first, so that of two transactions that move it at the same time
+// the one with the older stamp runs again.
+func (t *txn) bound() error {
 	c := &t.e.clock
 	if t.stamp <= c.bound.Load() {
-		return
+		return nil
 	}
-	bound := t.stamp + stampAhead
-	t.w.Put(keyCounter(counterStamp), kv.CounterValue(int64(bound)))
+	have, err := t.counter(keyCounter(counterStamp))
+	if err != nil {
+		return err
+	}
+	bound := uint64(have)
+	if bound < t.stamp {
+		bound = t.stamp + stampAhead
+		t.w.Put(keyCounter(counterStamp), kv.CounterValue(int64(bound)))
+	}
 	t.then = append(t.then, func() {
 		for old := c.bound.Load(); old < bound && !c.bound.CompareAndSwap(old, bound); old = c.bound.Load() {
 		}
 	})
+	return nil
 }
 
 func (e *Engine) stopClock(w kv.Txn) error {

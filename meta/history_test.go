@@ -12,6 +12,7 @@ import (
 
 	"github.com/massif-fs/massif/kv"
 	"github.com/massif-fs/massif/kv/mem"
+	"github.com/massif-fs/massif/kv/pebble"
 	"github.com/massif-fs/massif/vfs"
 )
 
@@ -199,6 +200,45 @@ func TestStampsAscend(t *testing.T) {
 		v.e.cancel()
 		v.e.tasks.Wait()
 	}
+}
+
+// TestStampBoundAscends: the store's bound on stamps does not go back when a change with
+// an older stamp is committed after one that has moved the bound further.
+func TestStampBoundAscends(t *testing.T) {
+	db, err := pebble.Open(t.TempDir(), pebble.Options{}) // lets transactions run side by side
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := Create(bg, db, testFormat()); err != nil {
+		t.Fatal(err)
+	}
+	v := openVolume(t, db, newTestClock())
+	old, young := v.mkdir(vfs.Root, "old"), v.mkdir(vfs.Root, "young")
+	slow, err := v.e.NewResumableSession(bg, SessionInfo{}, []byte("secret"))
+	v.ok(err)
+	v.clock.pass(2 * time.Second)
+	runs := 0
+	r := &Replay{Reply: func(dst []byte) []byte { // between the stamp of the slow change and its commit
+		if runs++; runs == 1 {
+			v.clock.pass(time.Minute)
+			v.mkdir(young, "d")
+		}
+		return dst
+	}}
+	var a vfs.Attr
+	v.ok(slow.Mkdir(WithReplay(bg, r), root, old, "d", 0o755, &a))
+	v.ok(v.e.view(bg, func(w *view) error {
+		bound, err := w.counter(keyCounter(counterStamp))
+		if uint64(bound) < v.e.clock.last.Load() {
+			t.Errorf("the bound is %d, the last stamp %d", bound, v.e.clock.last.Load())
+		}
+		if uint64(bound) < v.e.clock.bound.Load() {
+			t.Errorf("the bound is %d, and taken for %d", bound, v.e.clock.bound.Load())
+		}
+		return err
+	}))
+	v.ok(v.e.Close())
+	v.ok(db.Close())
 }
 
 func TestSettings(t *testing.T) {

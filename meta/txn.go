@@ -267,7 +267,9 @@ func (t *txn) runOnce(w kv.Txn) error {
 	if err := t.body(t); err != nil {
 		return err
 	}
-	t.bound()
+	if err := t.bound(); err != nil {
+		return err
+	}
 	if err := t.flushNodes(); err != nil {
 		return err
 	}
