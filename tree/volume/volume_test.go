@@ -14,7 +14,6 @@ import (
 	"testing"
 	"time"
 
-
 	"github.com/massif-fs/massif/block"
 	"github.com/massif-fs/massif/cache"
 	"github.com/massif-fs/massif/kv"
