@@ -128,10 +128,11 @@ func TestRingTooShort(t *testing.T) {
 // TestRingMemory: large commits do not make the ring grow without bound.
 func TestRingMemory(t *testing.T) {
 	h := new(history)
+	long := bytes.Repeat([]byte("0"), 480)
 	for i := range 3 * ringSize {
 		var tx txn
-		for j := range 50 {
-			tx.touch(uint64(j), fmt.Appendf(nil, "key %06d %0200d", i, j))
+		for j := range 20 {
+			tx.touch(uint64(j), append(fmt.Appendf(nil, "key %06d %06d", i, j), long...))
 		}
 		tx.record.list(&tx, h.recordLimit())
 		h.end(&tx, h.begin())
