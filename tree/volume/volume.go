@@ -103,7 +103,8 @@ type FS struct {
 	leased  meta.LeasedSession // of a shared volume, or nil
 	chunk   int64              // chunk size, bytes
 	inline  int64              // inline limit, bytes
-	closing atomic.Bool
+	closing atomic.Bool        // Close or ForceClose has begun to end the FS
+	closed  chan struct{}      // closed when it has ended
 
 	shards [64]shard
 
@@ -163,7 +164,7 @@ func New(cfg Config) (*FS, error) {
 	fs := &FS{
 		cfg: cfg, sess: cfg.Session, blocks: cfg.Blocks, log: cfg.Logger, dirty: share,
 		chunk: int64(format.ChunkSize), inline: int64(format.InlineLimit),
-		kick: make(chan struct{}, 1), ctx: ctx, cancel: cancel,
+		kick: make(chan struct{}, 1), closed: make(chan struct{}), ctx: ctx, cancel: cancel,
 		shared: !cfg.Exclusive, touching: semaphore.NewWeighted(maxTouching),
 	}
 	for i := range fs.shards {
@@ -220,7 +221,10 @@ func (fs *FS) Close() error {
 	if err := fs.Sync(context.Background()); err != nil {
 		return err
 	}
-	fs.closing.Store(true)
+	if fs.closing.Swap(true) {
+		return nil // ForceClose was faster
+	}
+	defer close(fs.closed)
 	fs.endTasks()
 	ctx, cancel := context.WithTimeout(context.Background(), settleAtClose)
 	defer cancel()
@@ -233,12 +237,18 @@ func (fs *FS) Close() error {
 }
 
 // ForceClose is Close for a store that does not answer: it flushes until ctx is
-// done and then drops what is still dirty, and says so.
+// done and then drops what is still dirty, and says so. If Close is under way and has
+// flushed everything, it waits for its end, until ctx is done.
 func (fs *FS) ForceClose(ctx context.Context) error {
 	syncErr := fs.Sync(ctx)
 	if fs.closing.Swap(true) {
+		select {
+		case <-fs.closed:
+		case <-ctx.Done():
+		}
 		return syncErr
 	}
+	defer close(fs.closed)
 	fs.endTasks()
 	if n := fs.dirtyBytes.Load(); n > 0 {
 		fs.log.Error("unflushed data is dropped", "bytes", n, "error", syncErr)
