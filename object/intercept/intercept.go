@@ -31,10 +31,12 @@ const (
 	Complete   Op = "complete upload"
 	Abort      Op = "abort upload"
 	AbortStale Op = "abort stale uploads"
+	Update     Op = "update"
+	CopyPart   Op = "copy part"
 )
 
 // Ops are all operations.
-var Ops = []Op{Put, Get, Read, Head, Delete, List, Copy, Rename, Create, PutPart, Complete, Abort, AbortStale}
+var Ops = []Op{Put, Get, Read, Head, Delete, List, Copy, Rename, Create, PutPart, Complete, Abort, AbortStale, Update, CopyPart}
 
 // Call is one operation under way.
 type Call struct {

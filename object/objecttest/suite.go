@@ -100,6 +100,8 @@ func Run(t *testing.T, f Factory) {
 		{"Metadata", s.testMetadata},
 		{"Copy", s.testCopy},
 		{"Rename", s.testRename},
+		{"Update", s.testUpdate},
+		{"Compose", s.testCompose},
 		{"InvalidKeys", s.testInvalidKeys},
 		{"OddKeys", s.testOddKeys},
 		{"NestedKeys", s.testNestedKeys},

@@ -96,7 +96,7 @@ var dataTests = []test{
 			e.unlink(e.dir, "f")
 		}
 	}},
-	{"Sparse", []Feature{RandomWrites}, func(e *env) {
+	{"Sparse", []Feature{RandomWrites, SparseFiles}, func(e *env) {
 		f, a := e.create(e.dir, "f")
 		const far = 1 << 30
 		e.write(f, []byte("far"), far)

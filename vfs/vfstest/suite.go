@@ -55,6 +55,7 @@ const (
 	PunchHole     Feature = "punching of holes"
 	ZeroRange     Feature = "zeroing of ranges"
 	SeekHoles     Feature = "finding of holes"
+	SparseFiles   Feature = "files with holes of any size"
 	Xattrs        Feature = "extended attributes"
 	XattrTrusted  Feature = "trusted attributes"
 	ACLs          Feature = "POSIX ACLs"

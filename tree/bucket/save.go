@@ -1,0 +1,786 @@
+package bucket
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/massif-fs/massif/object"
+	"github.com/massif-fs/massif/vfs"
+)
+
+// # How changes come to the store
+//
+// A file is stored at flush (close), fsync and sync, and by the queue: what write-back
+// promised, what failed, changed attributes a moment after the change. One caller at a time
+// stores a node (node.save). While an object is made of a content, the content stands still;
+// a writer does not wait for an upload that nobody waits for, but has it begin anew later.
+//
+// An object is replaced only if it is the one that the file was made from (its ETag).
+
+// takeSave has the sole right to store a node.
+func (n *node) takeSave(ctx context.Context) error {
+	select {
+	case n.save <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (n *node) dropSave() { <-n.save }
+
+// settleData makes what was written to a node safe, as the mount promises it.
+func (fs *FS) settleData(ctx context.Context, n *node) error {
+	if fs.cfg.ReadOnly || !fs.unsaved(n) {
+		return nil
+	}
+	if !fs.cfg.Writeback || n.kind != syscall.S_IFREG {
+		return fs.storeNode(ctx, n, true)
+	}
+	if err := fs.persist(ctx, n); err != nil {
+		return err
+	}
+	fs.queue.add(fs, n, fs.cfg.AttrDelay)
+	return nil
+}
+
+// unsaved tells whether something of a node is to be stored.
+func (fs *FS) unsaved(n *node) bool {
+	fs.mu.Lock()
+	gone := n.gone
+	fs.mu.Unlock()
+	if gone {
+		return false
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.touched {
+		return true
+	}
+	if n.content == nil {
+		return false
+	}
+	_, changed, _ := n.content.now()
+	return changed
+}
+
+// snapshot is what an object is to become.
+type snapshot struct {
+	meta    map[string]string
+	ctype   string
+	attrSeq uint64
+	stored  bool
+	etag    string
+	content *content
+}
+
+func (fs *FS) snap(n *node) snapshot {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return snapshot{
+		meta: fs.metadata(n.kind, n.link, &n.attrs), ctype: n.contentType, attrSeq: n.attrSeq,
+		stored: n.stored, etag: n.etag, content: n.content,
+	}
+}
+
+// storeNode stores what is unsaved of a node. Nobody waits for a store that is not urgent.
+func (fs *FS) storeNode(ctx context.Context, n *node, urgent bool) error {
+	if err := fs.useNode(ctx, n, false); err != nil {
+		return err
+	}
+	defer fs.done(n)
+	if err := n.takeSave(ctx); err != nil {
+		return err
+	}
+	defer n.dropSave()
+	for fs.unsaved(n) {
+		s := fs.snap(n)
+		var err error
+		changed := false
+		if s.content != nil {
+			_, changed, _ = s.content.now()
+		}
+		if changed {
+			err = fs.upload(ctx, n, s, urgent)
+		} else {
+			err = fs.restamp(ctx, n, s)
+		}
+		if err != nil {
+			if errors.Is(err, errYield) {
+				return err
+			}
+			if fs.ctx.Err() == nil && !errors.Is(err, syscall.ESTALE) {
+				fs.queue.failed(fs, n, err)
+				if perr := fs.persistHeld(n); perr != nil {
+					fs.log.Error("what could not be uploaded is in the memory of this process alone", "key", fs.key(n), "err", perr)
+				}
+			}
+			return err
+		}
+	}
+	fs.queue.remove(fs, n)
+	fs.retire(n)
+	return nil
+}
+
+// errYield ends an upload that a writer interrupts.
+var errYield = errors.New("the file is being written")
+
+// upload makes the object of a content.
+func (fs *FS) upload(ctx context.Context, n *node, s snapshot, urgent bool) error {
+	c := s.content
+	if !urgent {
+		inner, cancel := context.WithCancelCause(ctx)
+		defer cancel(nil)
+		yield := context.CancelFunc(func() { cancel(errYield) })
+		c.yield.Store(&yield)
+		defer c.yield.Store(nil)
+		ctx = inner
+	}
+	c.gate.Lock()
+	defer c.gate.Unlock()
+	size, changed, seq := c.now()
+	if !changed {
+		return nil
+	}
+	s = fs.snap(n) // no write changes times now
+	key := fs.key(n)
+	info, err := fs.makeObject(ctx, key, n, c, size, s)
+	if err != nil && context.Cause(ctx) == errYield {
+		return errYield
+	}
+	if errors.Is(err, object.ErrPrecondition) || errors.Is(err, object.ErrExists) {
+		if info, err = fs.ourOwn(ctx, key, c, size, s, err); err != nil {
+			return fs.conflict(n, c, key, err)
+		}
+	}
+	if err != nil {
+		return fail("upload", key, err)
+	}
+	fs.stats.uploads.Add(1)
+	n.mu.Lock()
+	n.stored, n.etag, n.size, n.checked = true, info.ETag, size, time.Now()
+	if n.attrSeq == s.attrSeq {
+		n.touched = false
+	}
+	n.mu.Unlock()
+	c.uploaded(version{key, info.ETag, size}, seq)
+	fs.disk.unrecord(c)
+	return nil
+}
+
+const (
+	smallPut = 1 << 20 // is sent from memory
+	partMost = 64 << 20
+)
+
+// makeObject puts a content, which stands still.
+func (fs *FS) makeObject(ctx context.Context, key string, n *node, c *content, size int64, s snapshot) (object.Info, error) {
+	opts := &object.PutOptions{ContentType: s.ctype, Metadata: s.meta}
+	if err := fs.condition(ctx, key, s, opts); err != nil {
+		return object.Info{}, err
+	}
+	if !c.allHere() {
+		if info, done, err := fs.uploadChanges(ctx, key, c, size, s, opts); done || err != nil {
+			return info, err
+		}
+		if err := fs.fetchAll(ctx, n, c); err != nil {
+			if errors.Is(err, syscall.ESTALE) {
+				err = fmt.Errorf("%w: %w", object.ErrPrecondition, err)
+			}
+			return object.Info{}, err
+		}
+	}
+	body, err := c.body(size)
+	if err != nil {
+		return object.Info{}, err
+	}
+	if size <= smallPut {
+		if err := fs.transfers.Acquire(ctx, copyBuffer); err != nil {
+			return object.Info{}, err
+		}
+		defer fs.transfers.Release(copyBuffer)
+		data := make([]byte, size)
+		if _, err := io.ReadFull(body, data); err != nil {
+			return object.Info{}, err
+		}
+		body = bytes.NewReader(data)
+	}
+	info, err := fs.store.Put(ctx, key, body, size, opts)
+	if err == nil {
+		fs.stats.uploaded.Add(size)
+	}
+	return info, err
+}
+
+// condition has the store replace only the object that is known. Where the store cannot do
+// that, it is asked before.
+func (fs *FS) condition(ctx context.Context, key string, s snapshot, opts *object.PutOptions) error {
+	can := fs.store.Capabilities()
+	switch {
+	case !s.stored && can.PutIfAbsent:
+		opts.IfAbsent = true
+	case s.stored && can.PutIfMatch:
+		opts.IfMatch = s.etag
+	default:
+		info, err := fs.head(ctx, key)
+		switch {
+		case errors.Is(err, object.ErrNotFound) && !s.stored, err == nil && s.stored && info.ETag == s.etag:
+		case err != nil && !errors.Is(err, object.ErrNotFound):
+			return err
+		default:
+			return object.ErrPrecondition
+		}
+	}
+	return nil
+}
+
+// body returns the bytes of a content that is all here.
+func (c *content) body(size int64) (io.ReadSeeker, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.f == nil && len(c.have) == 0 && size == 0 {
+		return bytes.NewReader(nil), nil
+	}
+	if err := c.open(true); err != nil {
+		return nil, err
+	}
+	if err := c.f.Truncate(size); err != nil { // a hole at the end
+		return nil, err
+	}
+	return io.NewSectionReader(c.f, 0, size), nil
+}
+
+// ourOwn finds out whether the object that is in the way is the one that was to be put: then an
+// earlier attempt has stored it, and nobody heard of it. Otherwise the error is the given one.
+func (fs *FS) ourOwn(ctx context.Context, key string, c *content, size int64, s snapshot, failed error) (object.Info, error) {
+	info, err := fs.head(ctx, key)
+	if err != nil || info.Size != size || s.stored && info.ETag == s.etag {
+		return object.Info{}, failed
+	}
+	if s.meta != nil {
+		for _, k := range []string{metaMtime, metaCtime, metaBtime, metaUID, metaMode} {
+			if info.Metadata[k] != s.meta[k] {
+				return object.Info{}, failed
+			}
+		}
+	}
+	if s.meta == nil || size <= smallPut {
+		if !c.allHere() {
+			return object.Info{}, failed
+		}
+		ours, err := c.body(size)
+		if err != nil {
+			return object.Info{}, failed
+		}
+		theirs, _, err := fs.store.Get(ctx, key, 0, -1)
+		if err != nil {
+			return object.Info{}, failed
+		}
+		defer theirs.Close()
+		if !equal(ours, theirs) {
+			return object.Info{}, failed
+		}
+	}
+	return info, nil
+}
+
+func equal(a, b io.Reader) bool {
+	var bufA, bufB [32 << 10]byte
+	for {
+		n, errA := io.ReadFull(a, bufA[:])
+		m, errB := io.ReadFull(b, bufB[:])
+		if !bytes.Equal(bufA[:n], bufB[:m]) {
+			return false
+		}
+		endA, endB := errA == io.EOF || errA == io.ErrUnexpectedEOF, errB == io.EOF || errB == io.ErrUnexpectedEOF
+		if endA || endB || errA != nil || errB != nil {
+			return endA && endB
+		}
+	}
+}
+
+// conflict gives up a content that lost against somebody else's change.
+func (fs *FS) conflict(n *node, c *content, key string, cause error) error {
+	where, err := fs.disk.setAside(c)
+	fs.stats.conflicts.Add(1)
+	fs.log.Error("somebody else has changed an object; what was written here is kept aside", "key", key, "kept", where, "err", cause)
+	n.mu.Lock()
+	if n.content == c {
+		n.content = nil
+	}
+	n.touched, n.known, n.checked = false, false, time.Time{}
+	stored := n.stored
+	n.stored = true // whatever is there: the next look finds out
+	if !stored {
+		n.etag = ""
+	}
+	n.mu.Unlock()
+	fs.queue.remove(fs, n)
+	fs.feed.Send(vfs.Change{Kind: vfs.ChangeData, Ino: n.ino, Len: -1, Remote: true})
+	return &vfs.Error{Op: "upload", Name: key, Err: errors.Join(vfs.WithErrno(syscall.ESTALE,
+		fmt.Errorf("somebody else has changed the object; what was written here is kept in %s", where)), err)}
+}
+
+// restamp stores attributes alone.
+func (fs *FS) restamp(ctx context.Context, n *node, s snapshot) error {
+	key := fs.key(n)
+	var info object.Info
+	var err error
+	switch {
+	case fs.cfg.NoMetadata:
+		// They are not kept.
+	case n.isDir():
+		if fs.real != nil || n.parent == nil {
+			break
+		}
+		n.mu.Lock()
+		a := n.attrs
+		n.mu.Unlock()
+		i, perr := fs.putMarker(ctx, n.path(), &a, false)
+		if err = perr; i != nil {
+			info = *i
+		}
+	case n.kind == syscall.S_IFLNK:
+		n.mu.Lock()
+		target := n.target
+		n.mu.Unlock()
+		if target == "" {
+			body, _, gerr := fs.store.Get(ctx, key, 0, vfs.MaxSymlink)
+			if gerr != nil {
+				return fail("setattr", key, gerr)
+			}
+			b, rerr := io.ReadAll(body)
+			body.Close()
+			if rerr != nil {
+				return fail("setattr", key, rerr)
+			}
+			target = string(b)
+		}
+		info, err = fs.putSmall(ctx, key, []byte(target), s.meta, false)
+	default:
+		if u, ok := object.As[object.Updater](fs.store); ok {
+			info, err = u.Update(ctx, key, &object.PutOptions{IfMatch: s.etag, ContentType: s.ctype, Metadata: s.meta})
+			break
+		}
+		return fs.rewrite(ctx, n)
+	}
+	if errors.Is(err, object.ErrPrecondition) || errors.Is(err, object.ErrNotFound) {
+		// The attributes were of an object that is no more.
+		fs.log.Warn("attributes are not stored: somebody else has changed the object", "key", key)
+		n.mu.Lock()
+		n.touched, n.checked = false, time.Time{}
+		n.mu.Unlock()
+		return nil
+	}
+	if err != nil {
+		return fail("setattr", key, err)
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.attrSeq == s.attrSeq {
+		n.touched = false
+	}
+	if info.ETag != "" {
+		old := version{key, n.etag, n.size}
+		n.etag, n.stored = info.ETag, true
+		if n.content != nil {
+			n.content.rebase(old.etag, version{key, n.etag, n.size})
+		} else {
+			fs.disk.rekey(old, version{key, n.etag, n.size})
+		}
+	}
+	return nil
+}
+
+// rewrite has the object of a file made anew, for a store that cannot change its metadata alone.
+func (fs *FS) rewrite(ctx context.Context, n *node) error {
+	n.mu.Lock()
+	if n.content == nil {
+		n.content = fs.disk.take(version{fs.key(n), n.etag, n.size})
+	} else {
+		fs.disk.use(n.content)
+	}
+	c := n.content
+	n.mu.Unlock()
+	defer func() {
+		fs.disk.drop(c, true)
+		fs.retire(n)
+	}()
+	if err := fs.fetchAll(ctx, n, c); err != nil {
+		return err
+	}
+	c.mu.Lock()
+	c.touch()
+	c.mu.Unlock()
+	return fs.upload(ctx, n, fs.snap(n), true)
+}
+
+// retire ends the use of a content that only waited for its upload.
+func (fs *FS) retire(n *node) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	c := n.content
+	if c == nil {
+		return
+	}
+	if _, changed, _ := c.now(); changed {
+		return
+	}
+	fs.disk.use(c)
+	if fs.disk.drop(c, fs.cfg.Caching != Stream) == 0 {
+		n.content = nil
+	}
+}
+
+// persist makes what was written survive a crash of this process and of the machine.
+func (fs *FS) persist(ctx context.Context, n *node) error {
+	if err := fs.useNode(ctx, n, false); err != nil {
+		return err
+	}
+	defer fs.done(n)
+	n.mu.Lock()
+	c := n.content
+	n.mu.Unlock()
+	if c == nil {
+		return nil
+	}
+	if cancel := c.yield.Load(); cancel != nil {
+		(*cancel)()
+	}
+	if err := n.takeSave(ctx); err != nil {
+		return err
+	}
+	defer n.dropSave()
+	return fs.persistHeld(n)
+}
+
+// persistHeld is persist for whoever has the node's save and place.
+func (fs *FS) persistHeld(n *node) error {
+	s := fs.snap(n)
+	c := s.content
+	if c == nil {
+		return nil
+	}
+	c.mu.Lock()
+	if !c.changed || c.stale {
+		c.mu.Unlock()
+		return nil
+	}
+	// What a write that comes now adds is not in the record, and not promised.
+	rec := c.record(&record{Key: fs.key(n), Meta: s.meta, Type: s.ctype})
+	if s.stored {
+		rec.Replaces = s.etag
+	}
+	f := c.f
+	if f == nil && len(c.have) > 0 {
+		if err := c.open(false); err != nil {
+			c.mu.Unlock()
+			return err
+		}
+		f = c.f
+	}
+	c.mu.Unlock()
+	if f != nil {
+		if err := f.Sync(); err != nil {
+			return err
+		}
+	}
+	if err := writeDurable(c.recordPath(), rec.encode()); err != nil {
+		return err
+	}
+	c.mu.Lock()
+	c.recorded = true
+	c.mu.Unlock()
+	return nil
+}
+
+// keepAll makes everything unsaved survive the end of this process.
+func (fs *FS) keepAll() error {
+	fs.mu.Lock()
+	var nodes []*node
+	for _, n := range fs.table {
+		if n.kind == syscall.S_IFREG && !n.gone && (n.queued || n.opens > 0) {
+			nodes = append(nodes, n)
+		}
+	}
+	fs.mu.Unlock()
+	var errs []error
+	for _, n := range nodes {
+		errs = append(errs, fs.persistHeld(n))
+	}
+	return errors.Join(errs...)
+}
+
+// adopt takes over what an earlier mount has left to upload.
+func (fs *FS) adopt(pending []*content) {
+	for _, c := range pending {
+		rec := c.pending
+		c.pending = nil
+		c.recorded = true
+		dir, name, err := fs.placeFor(rec.Key)
+		if err != nil {
+			where, serr := fs.disk.setAside(c)
+			fs.log.Error("what an earlier mount left to upload has no place; it is kept aside", "key", rec.Key, "kept", where, "err", errors.Join(err, serr))
+			continue
+		}
+		info := &object.Info{Metadata: rec.Meta, ContentType: rec.Type, ModTime: fs.begun}
+		fs.mu.Lock()
+		n := fs.newNode(dir, name, syscall.S_IFREG)
+		n.queued = true
+		fs.unidle(n)
+		n.mu.Lock()
+		n.attrs, n.known, n.checked = fs.attrsOf(n.kind, info), true, fs.begun
+		n.stored, n.etag, n.size = rec.Replaces != "", rec.Replaces, c.base.size
+		n.content = c
+		n.mu.Unlock()
+		fs.mu.Unlock()
+		fs.queue.add(fs, n, 0)
+	}
+	if len(pending) > 0 {
+		fs.log.Info("uploading what an earlier mount has left", "files", len(pending))
+	}
+}
+
+// placeFor makes nodes of the directories above a key.
+func (fs *FS) placeFor(key string) (*node, string, error) {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	dir := fs.root
+	for {
+		name, rest, more := cutKey(key)
+		if err := vfs.CheckName(name); err != nil {
+			return nil, "", err
+		}
+		child := dir.children[name]
+		if !more {
+			if child != nil {
+				return nil, "", syscall.EEXIST
+			}
+			return dir, name, nil
+		}
+		if child == nil {
+			child = fs.newNode(dir, name, syscall.S_IFDIR)
+			child.attrs = fs.defaults(syscall.S_IFDIR, vfs.TimeOf(fs.begun))
+			child.known = true
+		}
+		if !child.isDir() {
+			return nil, "", syscall.ENOTDIR
+		}
+		dir, key = child, rest
+	}
+}
+
+func cutKey(key string) (name, rest string, more bool) {
+	for i := range len(key) {
+		if key[i] == '/' {
+			return key[:i], key[i+1:], true
+		}
+	}
+	return key, "", false
+}
+
+// queue are the nodes that have something to store, and when.
+type queue struct {
+	mu     sync.Mutex
+	jobs   map[*node]*job
+	wakeup chan struct{}
+	done   bool
+}
+
+// dirTimesDelay is how long a directory's new times wait to be stored: they change often, and
+// are worth little.
+const dirTimesDelay = 30 * time.Second
+
+type job struct {
+	due   time.Time
+	tries int
+	err   error // of the last try
+	busy  bool
+	again bool
+}
+
+func (q *queue) init() {
+	q.jobs = make(map[*node]*job)
+	q.wakeup = make(chan struct{}, 1)
+}
+
+func (q *queue) poke() {
+	select {
+	case q.wakeup <- struct{}{}:
+	default:
+	}
+}
+
+// add has a node stored after a while.
+func (q *queue) add(fs *FS, n *node, after time.Duration) {
+	fs.mu.Lock()
+	if n.gone || fs.closed {
+		fs.mu.Unlock()
+		return
+	}
+	n.queued = true
+	fs.unidle(n)
+	fs.mu.Unlock()
+	q.addLocked(n, after)
+}
+
+// addLocked is add for a node that is noted as queued.
+func (q *queue) addLocked(n *node, after time.Duration) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if j := q.jobs[n]; j != nil {
+		j.again = true
+		if due := time.Now().Add(after); j.tries == 0 && due.Before(j.due) {
+			j.due = due
+			q.poke()
+		}
+		return
+	}
+	q.jobs[n] = &job{due: time.Now().Add(after)}
+	q.poke()
+}
+
+// failed has a node tried again later.
+func (q *queue) failed(fs *FS, n *node, err error) {
+	q.add(fs, n, fs.cfg.RetryMost)
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if j := q.jobs[n]; j != nil {
+		j.tries++
+		j.err = err
+		j.due = time.Now().Add(min(fs.cfg.RetryMost, time.Second<<min(j.tries, 10)/2))
+		q.poke()
+	}
+}
+
+// remove takes a node out that has nothing more to store.
+func (q *queue) remove(fs *FS, n *node) {
+	if fs.unsaved(n) {
+		return
+	}
+	q.mu.Lock()
+	_, there := q.jobs[n]
+	delete(q.jobs, n)
+	q.poke() // who waits for the end
+	q.mu.Unlock()
+	if there {
+		fs.mu.Lock()
+		n.queued = false
+		fs.settle(n)
+		fs.mu.Unlock()
+	}
+}
+
+func (q *queue) count() (all, failing int) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for _, j := range q.jobs {
+		if j.err != nil {
+			failing++
+		}
+	}
+	return len(q.jobs), failing
+}
+
+func (q *queue) close() {
+	q.mu.Lock()
+	q.done = true
+	q.mu.Unlock()
+	q.poke()
+}
+
+// drain stores everything at once.
+func (q *queue) drain(ctx context.Context, store func(*node) error) error {
+	for ctx.Err() == nil {
+		q.mu.Lock()
+		var nodes []*node
+		for n := range q.jobs {
+			nodes = append(nodes, n)
+		}
+		q.mu.Unlock()
+		if len(nodes) == 0 {
+			return nil
+		}
+		var group errgroup.Group
+		group.SetLimit(8)
+		for _, n := range nodes {
+			group.Go(func() error {
+				err := store(n)
+				if errors.Is(err, errYield) || errors.Is(err, syscall.ESTALE) {
+					return nil // the one comes again, the other is told and gone
+				}
+				return err
+			})
+		}
+		if err := group.Wait(); err != nil {
+			return err
+		}
+	}
+	return ctx.Err()
+}
+
+// runQueue stores what is due.
+func (fs *FS) runQueue() {
+	q := &fs.queue
+	slots := make(chan struct{}, fs.cfg.Uploads)
+	var group sync.WaitGroup
+	defer group.Wait()
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
+	for {
+		now := time.Now()
+		next := time.Hour
+		q.mu.Lock()
+		if q.done {
+			q.mu.Unlock()
+			return
+		}
+		for n, j := range q.jobs {
+			switch wait := j.due.Sub(now); {
+			case j.busy:
+			case wait > 0:
+				next = min(next, wait)
+			default:
+				select {
+				case slots <- struct{}{}:
+				default:
+					continue
+				}
+				j.busy, j.again = true, false
+				group.Go(func() {
+					defer func() { <-slots; q.poke() }()
+					err := fs.storeNode(fs.ctx, n, false)
+					if err != nil && !errors.Is(err, errYield) && fs.ctx.Err() == nil {
+						fs.log.Warn("upload", "err", err)
+					}
+					q.mu.Lock()
+					if j := q.jobs[n]; j != nil {
+						j.busy = false
+						if errors.Is(err, errYield) {
+							j.due = time.Now().Add(fs.cfg.AttrDelay)
+						}
+					}
+					q.mu.Unlock()
+					if err == nil {
+						q.remove(fs, n)
+					}
+				})
+			}
+		}
+		q.mu.Unlock()
+		timer.Reset(next)
+		select {
+		case <-timer.C:
+		case <-q.wakeup:
+		}
+	}
+}
