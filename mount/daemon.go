@@ -35,6 +35,15 @@ type daemonOrder struct {
 	// Passphrase of an encrypted tree: it goes through the socket like the spec, and
 	// neither through the command line nor the environment.
 	Passphrase []byte `json:"passphrase,omitempty"`
+	// Secret is what else a tree needs to know that is no part of its spec.
+	Secret any `json:"secret,omitempty"`
+}
+
+// secretTree is a TreeConfig with secrets that stand in no spec.
+type secretTree interface {
+	// Secret returns them for SetSecret in another process; nil: there are none.
+	Secret() any
+	SetSecret(data json.RawMessage) error
 }
 
 // daemonAnswer is what the daemon tells Start.
@@ -93,7 +102,11 @@ func Start(ctx context.Context, spec *Spec, point string) error {
 	stop := context.AfterFunc(ctx, func() { cmd.Process.Signal(syscall.SIGTERM) })
 	defer stop()
 
-	answer, err := converse(ours, daemonOrder{Spec: spec, Point: resolved, LogFile: logFile, Passphrase: spec.Passphrase})
+	order := daemonOrder{Spec: spec, Point: resolved, LogFile: logFile, Passphrase: spec.Passphrase}
+	if t, ok := spec.Tree.Config.(secretTree); ok {
+		order.Secret = t.Secret()
+	}
+	answer, err := converse(ours, order)
 	switch {
 	case err == nil && answer.OK:
 		cmd.Process.Release()
@@ -168,6 +181,7 @@ func RunDaemon() int {
 		Point      string          `json:"point"`
 		LogFile    string          `json:"logFile"`
 		Passphrase []byte          `json:"passphrase"`
+		Secret     json.RawMessage `json:"secret"`
 	}
 	if err := json.NewDecoder(conn).Decode(&order); err != nil {
 		answer(daemonAnswer{Error: "background process: order: " + err.Error()})
@@ -180,6 +194,12 @@ func RunDaemon() int {
 	}
 	if len(order.Passphrase) > 0 {
 		spec.Passphrase = order.Passphrase
+	}
+	if t, ok := spec.Tree.Config.(secretTree); ok && len(order.Secret) > 0 {
+		if err := t.SetSecret(order.Secret); err != nil {
+			answer(daemonAnswer{Error: "background process: the order's secret is not well formed"})
+			return 1
+		}
 	}
 	log, err := OpenLog(&spec.Mount, order.LogFile)
 	if err != nil {

@@ -96,8 +96,8 @@ type BucketTree struct {
 	Symlinks string `yaml:"symlinks" json:"symlinks,omitempty"`
 	// Markers is how a directory is kept that has no files.
 	//
-	//	slash    an empty object NAME/ (the default)
-	//	folder   an empty object NAME with the metadata hdi_isfolder=true (Azure)
+	//	slash    an empty object NAME/ (the default, but for az://)
+	//	folder   an empty object NAME with the metadata hdi_isfolder=true (the default of az://)
 	//	none     not: an empty directory is forgotten with the mount
 	//
 	// A hierarchical account (adls://) has real directories, whatever is said here.

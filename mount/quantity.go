@@ -178,5 +178,10 @@ func (o *Octal) UnmarshalText(text []byte) error {
 	return nil
 }
 
+// UnmarshalYAML reads the digits as they stand, before they are taken for a number.
+func (o *Octal) UnmarshalYAML(text []byte) error {
+	return o.UnmarshalText([]byte(strings.Trim(strings.TrimSpace(string(text)), `"'`)))
+}
+
 // MarshalText writes what UnmarshalText reads.
 func (o Octal) MarshalText() ([]byte, error) { return fmt.Appendf(nil, "%04o", uint32(o)), nil }

@@ -13,6 +13,7 @@ import (
 // Parse makes a spec of what a user names as the source of a mount:
 //
 //   - "file:///dir": a local directory, passed through;
+//   - "s3://BUCKET/PREFIX", "az://…", "adls://…", "gs://…": a bucket, or a part of one;
 //   - "HOST/VOLUME" or "HOST:PORT/VOLUME": a shared volume, by way of its admin server;
 //   - a path (with a '/' in it) or a name that ends in .yaml, .yml or .json: a spec file;
 //   - anything else: a volume by name.
@@ -76,10 +77,13 @@ func parseURL(source string) (Tree, error) {
 			return Tree{}, &UsageError{fmt.Errorf("source %s: the path must be absolute", source)}
 		}
 		return Tree{Kind: "local", Config: &LocalTree{Path: filepath.Clean(u.Path)}}, nil
-	case "s3", "az", "azure", "adls", "abfs", "abfss", "gs", "gcs":
-		return Tree{}, fmt.Errorf("mounting a bucket as it is (%s://) is not built yet; a volume can keep its blocks in one: massif volume create NAME --store s3://BUCKET/PREFIX", u.Scheme)
+	case "s3", "az", "adls", "gs":
+		tree := &BucketTree{Store: source}
+		return Tree{Kind: "bucket", Config: tree}, tree.Validate()
+	case "azure", "abfs", "abfss", "gcs":
+		return Tree{}, &UsageError{fmt.Errorf("source %s://: write az://CONTAINER/PREFIX?account=NAME, adls://CONTAINER/PREFIX?account=NAME or gs://BUCKET/PREFIX", u.Scheme)}
 	}
-	return Tree{}, &UsageError{fmt.Errorf("unknown kind of source %s://; known is file:///DIR (and a volume's name, or a spec file)", u.Scheme)}
+	return Tree{}, &UsageError{fmt.Errorf("unknown kind of source %s://; known are file:///DIR, s3://, az://, adls:// and gs:// (and a volume's name, or a spec file)", u.Scheme)}
 }
 
 // ResolvePoint returns the mount point as an absolute path without symbolic

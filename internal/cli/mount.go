@@ -18,14 +18,16 @@ func (a *app) mountCommand() *cobra.Command {
 	var passphrase passphraseFlags
 	cmd := &cobra.Command{
 		Use:     "mount SOURCE [MOUNTPOINT]",
-		Short:   "Mount a volume or a local directory",
+		Short:   "Mount a volume, a bucket or a local directory",
 		GroupID: "mounts",
 		Long: `Mount SOURCE at the directory MOUNTPOINT.
 
 SOURCE is the name of a volume (see "massif volume list"), HOST/VOLUME for a shared
-volume of the admin server HOST (see "massif creds init"), a URL such as file:///dir
-(the directory, passed through), or a spec file: a YAML or JSON description of the
-tree and its options, which may also name the mount point.
+volume of the admin server HOST (see "massif creds init"), a bucket whose objects are
+shown as files (s3://BUCKET/PREFIX, az://CONTAINER/PREFIX?account=NAME, adls://…,
+gs://…; parameters such as ?endpoint=URL follow), a URL such as file:///dir (the
+directory, passed through), or a spec file: a YAML or JSON description of the tree and
+its options, which may also name the mount point.
 
 The mount is served by a process in the background. The command returns when
 the mount answers; otherwise it prints that process's error. The process ends
@@ -40,6 +42,7 @@ spec's "mount" section. In fstab, write the type massif (see
 		Example: `  massif mount photos /mnt/photos
   massif mount photos /mnt/photos -o ro,noatime
   massif mount photos /mnt/photos --memory-limit 1GiB --metrics-addr 127.0.0.1:9567
+  massif mount 's3://bucket/photos?region=eu-central-1' /mnt/photos --cache-size 50GiB
   massif mount file:///srv/data /mnt/data --foreground
   massif mount admin.example.com/team /mnt/team
   massif mount photos.yaml`,

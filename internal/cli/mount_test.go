@@ -595,7 +595,7 @@ func TestMountRefuses(t *testing.T) {
 	w.refuse(1, "does not exist", "mount", "file:///no/such/dir", w.mnt)
 	w.refuse(1, "lies inside the directory", "mount", "file://"+w.dir, w.mnt)
 	w.refuse(1, "its record", "mount", "broken", w.mnt)
-	w.refuse(1, "not built yet", "mount", "s3://bucket/prefix", w.mnt)
+	w.refuse(2, "a URL must not hold secrets", "mount", "s3://bucket/prefix?secret-key=x", w.mnt)
 	w.refuse(2, `unknown option "noatme"; did you mean "noatime"?`, "mount", "photos", w.mnt, "-o", "noatme")
 	w.refuse(2, "unknown flag --memory-limt; did you mean --memory-limit?", "mount", "photos", w.mnt, "--memory-limt", "1G")
 	w.refuse(2, "too little", "mount", "photos", w.mnt, "--memory-limit", "1MiB")

@@ -113,7 +113,7 @@ func (fs *FS) copyTree(ctx context.Context, n *node, m *moveHead, f *os.File, up
 			return err
 		}
 		lines := make([]moveLine, len(page.Objects))
-		group, gctx := errgroup.WithContext(ctx)
+		var group errgroup.Group // a copy that has begun ends: what is there must be known
 		group.SetLimit(copiesAtOnce)
 		for i, o := range page.Objects {
 			rest := o.Key[len(m.From):]
@@ -122,8 +122,10 @@ func (fs *FS) copyTree(ctx context.Context, n *node, m *moveHead, f *os.File, up
 				return syscall.ENAMETOOLONG
 			}
 			group.Go(func() error {
-				fs.stats.copies.Add(1)
-				info, err := fs.store.Copy(gctx, m.To+rest, o.Key, nil)
+				if err := ctx.Err(); err != nil {
+					return err
+				}
+				info, err := fs.copyObject(context.WithoutCancel(ctx), m.To+rest, &o)
 				if err == nil {
 					lines[i] = moveLine{Rest: rest, Old: o.ETag, New: info.ETag}
 				}
@@ -156,6 +158,22 @@ func (fs *FS) copyTree(ctx context.Context, n *node, m *moveHead, f *os.File, up
 		return err
 	}
 	return errors.Join(w.Flush(), f.Sync(), syncDir(filepath.Dir(f.Name())))
+}
+
+// copyObject copies an object, or a marker, which not every server copies.
+func (fs *FS) copyObject(ctx context.Context, dst string, src *object.Info) (object.Info, error) {
+	fs.stats.copies.Add(1)
+	if src.Size > 0 || !strings.HasSuffix(src.Key, "/") {
+		return fs.store.Copy(ctx, dst, src.Key, nil)
+	}
+	info, err := fs.head(ctx, src.Key)
+	if errors.Is(err, object.ErrNotFound) { // a directory of the server's own
+		err = nil
+	}
+	if err != nil {
+		return object.Info{}, err
+	}
+	return fs.putSmall(ctx, dst, nil, info.Metadata, false)
 }
 
 // below finds the node of an object below a directory, if it is in the table.
@@ -276,7 +294,7 @@ func (fs *FS) finishMove(ctx context.Context, m *moveHead, f *os.File) error {
 				next()
 			}
 			if l.Done || l.Rest != rest || l.Old != o.ETag {
-				if _, err := fs.store.Copy(ctx, m.To+rest, o.Key, nil); err != nil {
+				if _, err := fs.copyObject(ctx, m.To+rest, &o); err != nil {
 					errs = append(errs, err)
 					continue
 				}
