@@ -92,13 +92,7 @@ func (h *handle) Close() error {
 		return syscall.EBADF
 	}
 	fs, n := h.fs, h.n
-	n.mu.Lock()
-	left := fs.disk.drop(h.c, fs.cfg.Caching != Stream)
-	_, changed, _ := h.c.now()
-	if left == 0 && !changed && n.content == h.c {
-		n.content = nil
-	}
-	n.mu.Unlock()
+	left, changed := fs.leave(n, h.c)
 	fs.mu.Lock()
 	n.opens--
 	end := n.gone && n.opens == 0
@@ -119,6 +113,18 @@ func (h *handle) Close() error {
 	fs.settle(n)
 	fs.mu.Unlock()
 	return nil
+}
+
+// leave ends a use of a node's content. Without users and changes the node parts from it.
+func (fs *FS) leave(n *node, c *content) (left int, changed bool) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	left = fs.disk.drop(c, fs.cfg.Caching != Stream)
+	_, changed, _ = c.now()
+	if left == 0 && !changed && n.content == c {
+		n.content = nil
+	}
+	return left, changed
 }
 
 func (h *handle) usable(write bool) error {

@@ -455,7 +455,7 @@ func (fs *FS) held(ino vfs.Ino) (*node, error) {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
 	n := fs.table[ino]
-	if n == nil || fs.closed {
+	if n == nil || fs.closed || n.gone && n.opens == 0 && n.pins == 0 {
 		return nil, syscall.ESTALE
 	}
 	n.holds++

@@ -40,16 +40,17 @@ type node struct {
 
 	mu sync.Mutex
 	attrs
-	stored  bool // there is an object (of a directory: a marker)
-	etag    string
-	size    int64 // of the object
-	known   bool  // attrs are the object's metadata, or this mount's
-	checked time.Time
-	content *content // what its Files use; nil: it has none, or it is not in use
-	touched bool     // attrs differ from those of the object
-	here    bool     // a directory that exists in this mount alone
-	attrSeq uint64
-	target  string // of a symbolic link, where it is known
+	stored   bool // there is an object (of a directory: a marker)
+	etag     string
+	size     int64 // of the object
+	known    bool  // attrs are the object's metadata, or this mount's
+	checked  time.Time
+	content  *content // what its Files use; nil: it has none, or it is not in use
+	touched  bool     // attrs differ from those of the object
+	here     bool     // a directory that exists in this mount alone
+	attrSeq  uint64
+	target   string    // of a symbolic link, where it is known
+	attempts []attempt // uploads whose outcome is not known
 }
 
 // dirState is what is remembered of a directory. Guarded by FS.mu.

@@ -114,6 +114,9 @@ func (fs *FS) storeNode(ctx context.Context, n *node, urgent bool) error {
 			err = fs.restamp(ctx, n, s)
 		}
 		if err != nil {
+			if err == errAgain {
+				continue
+			}
 			if errors.Is(err, errYield) {
 				return err
 			}
@@ -127,7 +130,6 @@ func (fs *FS) storeNode(ctx context.Context, n *node, urgent bool) error {
 		}
 	}
 	fs.queue.remove(fs, n)
-	fs.retire(n)
 	return nil
 }
 
@@ -137,6 +139,8 @@ var errYield = errors.New("the file is being written")
 // upload makes the object of a content.
 func (fs *FS) upload(ctx context.Context, n *node, s snapshot, urgent bool) error {
 	c := s.content
+	fs.disk.use(c) // keeps its file open
+	defer fs.leave(n, c)
 	if !urgent {
 		inner, cancel := context.WithCancelCause(ctx)
 		defer cancel(nil)
@@ -158,16 +162,26 @@ func (fs *FS) upload(ctx context.Context, n *node, s snapshot, urgent bool) erro
 		return errYield
 	}
 	if errors.Is(err, object.ErrPrecondition) || errors.Is(err, object.ErrExists) {
-		if info, err = fs.ourOwn(ctx, key, c, size, s, err); err != nil {
+		info, err = fs.ourOwn(ctx, key, n, c, size, s, err)
+		if errors.Is(err, object.ErrPrecondition) || errors.Is(err, object.ErrExists) {
 			return fs.conflict(n, c, key, err)
+		}
+		if err == errAgain {
+			return err
 		}
 	}
 	if err != nil {
+		n.mu.Lock()
+		if s.meta != nil {
+			n.attempts = append(n.attempts, attempt{size, s.meta})
+			n.attempts = n.attempts[max(len(n.attempts)-attemptsKept, 0):]
+		}
+		n.mu.Unlock()
 		return fail("upload", key, err)
 	}
 	fs.stats.uploads.Add(1)
 	n.mu.Lock()
-	n.stored, n.etag, n.size, n.checked = true, info.ETag, size, time.Now()
+	n.stored, n.etag, n.size, n.checked, n.attempts = true, info.ETag, size, time.Now(), nil
 	if n.attrSeq == s.attrSeq {
 		n.touched = false
 	}
@@ -259,51 +273,99 @@ func (c *content) body(size int64) (io.ReadSeeker, error) {
 	return io.NewSectionReader(c.f, 0, size), nil
 }
 
-// ourOwn finds out whether the object that is in the way is the one that was to be put: then an
-// earlier attempt has stored it, and nobody heard of it. Otherwise the error is the given one.
-func (fs *FS) ourOwn(ctx context.Context, key string, c *content, size int64, s snapshot, failed error) (object.Info, error) {
+// ourOwn finds out whether the object that is in the way is of this mount: an attempt has stored
+// it, and nobody heard of it. If it is what was to be put, it is returned. If it is an
+// earlier attempt, errAgain: now that one is to be replaced. Otherwise the error is the given
+// one, or why it could not be found out.
+func (fs *FS) ourOwn(ctx context.Context, key string, n *node, c *content, size int64, s snapshot, failed error) (object.Info, error) {
 	info, err := fs.head(ctx, key)
-	if err != nil || info.Size != size || s.stored && info.ETag == s.etag {
+	if errors.Is(err, object.ErrNotFound) || err == nil && s.stored && info.ETag == s.etag {
 		return object.Info{}, failed
 	}
+	if err != nil {
+		return object.Info{}, err
+	}
+	now := attempt{size, s.meta}
 	if s.meta != nil {
-		for _, k := range []string{metaMtime, metaCtime, metaBtime, metaUID, metaMode} {
-			if info.Metadata[k] != s.meta[k] {
-				return object.Info{}, failed
+		if now.made(&info) {
+			return info, nil
+		}
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		for _, a := range n.attempts {
+			if a.made(&info) {
+				// What is not here of the old object is the same in this one.
+				old := n.etag
+				n.stored, n.etag = true, info.ETag
+				c.rebase(old, version{key, info.ETag, info.Size})
+				return object.Info{}, errAgain
 			}
 		}
+		return object.Info{}, failed
 	}
-	if s.meta == nil || size <= smallPut {
-		if !c.allHere() {
-			return object.Info{}, failed
-		}
-		ours, err := c.body(size)
-		if err != nil {
-			return object.Info{}, failed
-		}
-		theirs, _, err := fs.store.Get(ctx, key, 0, -1)
-		if err != nil {
-			return object.Info{}, failed
-		}
-		defer theirs.Close()
-		if !equal(ours, theirs) {
-			return object.Info{}, failed
-		}
+	if info.Size != size || !c.allHere() {
+		return object.Info{}, failed
 	}
-	return info, nil
+	ours, err := c.body(size)
+	if err != nil {
+		return object.Info{}, err
+	}
+	theirs, _, err := fs.store.Get(ctx, key, 0, -1)
+	if err != nil {
+		return object.Info{}, err
+	}
+	defer theirs.Close()
+	same, err := equal(ours, theirs)
+	if err == nil && !same {
+		err = failed
+	}
+	return info, err
 }
 
-func equal(a, b io.Reader) bool {
+// errAgain: with what is known now it may succeed.
+var errAgain = errors.New("to be tried again")
+
+// attempt is an upload whose outcome is not known.
+type attempt struct {
+	size int64
+	meta map[string]string
+}
+
+// made tells whether an object is what was to be put: its times are as good as a name.
+func (a *attempt) made(info *object.Info) bool {
+	if info.Size != a.size {
+		return false
+	}
+	for _, k := range []string{metaMtime, metaCtime, metaBtime, metaUID, metaMode} {
+		if info.Metadata[k] != a.meta[k] {
+			return false
+		}
+	}
+	return true
+}
+
+const attemptsKept = 8
+
+// equal compares two readers that should have the same length.
+func equal(a, b io.Reader) (bool, error) {
 	var bufA, bufB [32 << 10]byte
 	for {
 		n, errA := io.ReadFull(a, bufA[:])
 		m, errB := io.ReadFull(b, bufB[:])
 		if !bytes.Equal(bufA[:n], bufB[:m]) {
-			return false
+			return false, nil
 		}
-		endA, endB := errA == io.EOF || errA == io.ErrUnexpectedEOF, errB == io.EOF || errB == io.ErrUnexpectedEOF
-		if endA || endB || errA != nil || errB != nil {
-			return endA && endB
+		ends := 0
+		for _, err := range []error{errA, errB} {
+			switch {
+			case err == io.EOF || err == io.ErrUnexpectedEOF:
+				ends++
+			case err != nil:
+				return false, err
+			}
+		}
+		if ends > 0 {
+			return ends == 2, nil
 		}
 	}
 }
@@ -411,34 +473,14 @@ func (fs *FS) rewrite(ctx context.Context, n *node) error {
 	}
 	c := n.content
 	n.mu.Unlock()
-	defer func() {
-		fs.disk.drop(c, true)
-		fs.retire(n)
-	}()
+	defer fs.leave(n, c)
 	if err := fs.fetchAll(ctx, n, c); err != nil {
 		return err
 	}
 	c.mu.Lock()
 	c.touch()
 	c.mu.Unlock()
-	return fs.upload(ctx, n, fs.snap(n), true)
-}
-
-// retire ends the use of a content that only waited for its upload.
-func (fs *FS) retire(n *node) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	c := n.content
-	if c == nil {
-		return
-	}
-	if _, changed, _ := c.now(); changed {
-		return
-	}
-	fs.disk.use(c)
-	if fs.disk.drop(c, fs.cfg.Caching != Stream) == 0 {
-		n.content = nil
-	}
+	return fs.upload(ctx, n, fs.snap(n), true) // errAgain has the caller go on
 }
 
 // persist makes what was written survive a crash of this process and of the machine.
@@ -470,6 +512,8 @@ func (fs *FS) persistHeld(n *node) error {
 	if c == nil {
 		return nil
 	}
+	fs.disk.use(c)
+	defer fs.leave(n, c)
 	c.mu.Lock()
 	if !c.changed || c.stale {
 		c.mu.Unlock()

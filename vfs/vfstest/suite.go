@@ -61,6 +61,7 @@ const (
 	ACLs          Feature = "POSIX ACLs"
 	StableReaddir Feature = "listings that are stable under change"
 	ByteNames     Feature = "names that are not UTF-8"
+	OddNames      Feature = "names with control characters, backslashes, and dots at the end"
 	Umask         Feature = "the caller's umask"
 	Tmpfile       Feature = "nameless files"
 	CopyRange     Feature = "copying of ranges"
