@@ -22,10 +22,9 @@ func TestSuiteWriteback(t *testing.T) {
 	})
 }
 
-// Nothing is believed without asking, nothing is kept of files that nobody has open, and
-// directories are read page by page.
+// Nothing is believed without asking, and nothing is kept of files that nobody has open.
 func TestSuiteForgetful(t *testing.T) {
-	suite(t, lacks(vfstest.StableReaddir), func(t testing.TB) *world {
+	suite(t, lacks(), func(t testing.TB) *world {
 		return newWorld(t, func(c *Config) {
 			c.AttrTimeout, c.ListTimeout, c.NegativeTimeout = 0, 0, 0
 			c.Caching, c.Links = Stream, SuffixLinks
@@ -57,7 +56,8 @@ func TestSuiteS3(t *testing.T) {
 		t.Skip("takes a while")
 	}
 	s, worlds := openS3(t), 0
-	suite(t, lacks(vfstest.OddNames), func(t testing.TB) *world {
+	t.Setenv("VFSTEST_ROUNDS", "0.3")
+	suite(t, lacks(vfstest.OddNames, vfstest.StableReaddir), func(t testing.TB) *world {
 		w := newWorld(t, nil)
 		w.store = below(s, &worlds)
 		return w
@@ -86,7 +86,8 @@ func TestSuiteAzure(t *testing.T) {
 	}
 	t.Cleanup(func() { s.Close() })
 	worlds := 0
-	suite(t, lacks(vfstest.OddNames), func(t testing.TB) *world {
+	t.Setenv("VFSTEST_ROUNDS", "0.1")
+	suite(t, lacks(vfstest.OddNames, vfstest.StableReaddir), func(t testing.TB) *world {
 		w := newWorld(t, func(c *Config) { c.Markers = FolderMarkers })
 		w.store = below(s, &worlds)
 		return w
@@ -104,7 +105,8 @@ func TestSuiteGCS(t *testing.T) {
 	}
 	t.Cleanup(func() { s.Close() })
 	worlds := 0
-	suite(t, lacks(), func(t testing.TB) *world {
+	t.Setenv("VFSTEST_ROUNDS", "0.1")
+	suite(t, lacks(vfstest.OddNames, vfstest.StableReaddir), func(t testing.TB) *world {
 		w := newWorld(t, nil)
 		w.store = below(s, &worlds)
 		return w

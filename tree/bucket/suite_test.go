@@ -31,7 +31,7 @@ func lacks(more ...vfstest.Feature) map[vfstest.Feature]string {
 		vfstest.CopyRange:    "not offered: the kernel copies by reading and writing",
 	}
 	for _, f := range more {
-		m[f] = "the server"
+		m[f] = "the server refuses them, or is too slow to be asked for them each time"
 	}
 	return m
 }
