@@ -270,7 +270,7 @@ func testModel(t *testing.T, tune func(*Config), seed uint64) {
 		}
 	}
 	e.ok(e.fs.Close(), "close of the tree")
-	for _, again := range []string{w.dir, t.TempDir()} { // with its cache, and without
+	for _, again := range []string{w.dir, memoryDir(t)} { // with its cache, and without
 		w.dir = again
 		e.fs = w.open(t)
 		for path, want := range files {
@@ -366,7 +366,7 @@ func TestCrash(t *testing.T) {
 		down := errors.New("the store is down")
 		inner := mem.New()
 		store := faulty.New(inner, seed)
-		w := &world{store: store, dir: t.TempDir(), tune: func(c *Config) { c.Writeback, c.AttrDelay = true, time.Hour }}
+		w := &world{store: store, dir: memoryDir(t), tune: func(c *Config) { c.Writeback, c.AttrDelay = true, time.Hour }}
 		e := &tester{t, w.open(t)}
 		e.mkdir("d")
 		want := map[string][]byte{}
@@ -414,11 +414,15 @@ func TestCrash(t *testing.T) {
 	}
 }
 
-// crash copies a cache directory as a killed process would leave it.
+// crash copies a cache directory as a killed process would leave it, and ends the tree, which must
+// not upload anything any more.
 func crash(t *testing.T, fs *FS, dir string) string {
 	t.Helper()
-	dead := t.TempDir()
+	dead := memoryDir(t)
 	if err := os.CopyFS(dead, os.DirFS(dir)); err != nil {
+		t.Fatal(err)
+	}
+	if err := fs.shut(); err != nil {
 		t.Fatal(err)
 	}
 	return dead
@@ -429,7 +433,7 @@ func TestFaults(t *testing.T) {
 	for seed := range uint64(5) {
 		inner := mem.New()
 		store := faulty.New(inner, seed)
-		w := &world{store: store, dir: t.TempDir(), tune: func(c *Config) {
+		w := &world{store: store, dir: memoryDir(t), tune: func(c *Config) {
 			c.AttrTimeout, c.ListTimeout, c.NegativeTimeout = 0, 0, 0
 			c.RetryMost = time.Millisecond
 		}}
@@ -505,7 +509,7 @@ func persistently(t *testing.T, fs *FS, path string, data []byte) bool {
 func TestMoveFaults(t *testing.T) {
 	inner := mem.New()
 	store := faulty.New(plain{inner}, 1)
-	w := &world{store: store, dir: t.TempDir()}
+	w := &world{store: store, dir: memoryDir(t)}
 	e := &tester{t, w.open(t)}
 	e.mkdir("a")
 	for i := range 50 {

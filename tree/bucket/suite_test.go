@@ -77,7 +77,17 @@ func (w testWriter) Write(p []byte) (int, error) {
 }
 
 func newWorld(t testing.TB, tune func(*Config)) *world {
-	return &world{store: mem.New(), dir: t.TempDir(), tune: tune}
+	return &world{store: mem.New(), dir: memoryDir(t), tune: tune}
+}
+
+// memoryDir is a directory in memory, where syncing takes no time, or else on the disk.
+func memoryDir(t testing.TB) string {
+	dir, err := os.MkdirTemp("/dev/shm", "massif-bucket-")
+	if err != nil {
+		return t.TempDir()
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	return dir
 }
 
 // suite is the conformance suite over worlds.
