@@ -178,7 +178,7 @@ type FS struct {
 
 // counters are the figures of Stats.
 type counters struct {
-	lookups, heads, lists, fetches, uploads, copies, conflicts atomic.Int64
+	heads, lists, fetches, uploads, copies, conflicts atomic.Int64
 	fetched, uploaded, copied                                  atomic.Int64 // bytes
 }
 

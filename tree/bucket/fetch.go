@@ -223,7 +223,7 @@ func (fs *FS) overtaken(n *node, c *content) {
 	fs.feed.Send(vfs.Change{Kind: vfs.ChangeData, Ino: n.ino, Len: -1, Remote: true})
 }
 
-// fetchAll brings everything that is not here.
+// fetchAll brings everything that is not here, for a caller that uses the node or holds it still.
 func (fs *FS) fetchAll(ctx context.Context, n *node, c *content) error {
 	for {
 		c.mu.RLock()
@@ -237,18 +237,13 @@ func (fs *FS) fetchAll(ctx context.Context, n *node, c *content) error {
 		for _, s := range missing {
 			for off := s.off; off < s.end; off += fs.cfg.BlockSize {
 				part := span{off, min(off+fs.cfg.BlockSize, s.end)}
-				group.Go(func() error { return fs.bringNow(ctx, n, c, part) })
+				group.Go(func() error { return fs.bring(ctx, n, c, part) })
 			}
 		}
 		if err := group.Wait(); err != nil {
 			return err
 		}
 	}
-}
-
-// bringNow brings bytes for a caller that holds the node or uses it, without flights.
-func (fs *FS) bringNow(ctx context.Context, n *node, c *content, s span) error {
-	return fs.bring(ctx, n, c, s)
 }
 
 // readPast reads a file's bytes without leaving them in the cache.

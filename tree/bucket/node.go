@@ -291,16 +291,6 @@ func (fs *FS) use(ctx context.Context, ino vfs.Ino) (*node, error) {
 	return n, fs.useLocked(ctx, []*node{n}, nil)
 }
 
-// useDir is use for a directory that still has a name.
-func (fs *FS) useDir(ctx context.Context, ino vfs.Ino) (*node, error) {
-	n, err := fs.use(ctx, ino)
-	if err == nil && !n.isDir() {
-		fs.done(n)
-		err = syscall.ENOTDIR
-	}
-	return n, err
-}
-
 // usePlace uses a directory and has a name in it.
 func (fs *FS) usePlace(ctx context.Context, ino vfs.Ino, name string) (*node, error) {
 	fs.mu.Lock()

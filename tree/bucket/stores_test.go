@@ -45,6 +45,14 @@ func TestSuiteFile(t *testing.T) {
 	})
 }
 
+// slow skips a test over a server where time counts.
+func slow(t *testing.T) {
+	t.Helper()
+	if testing.Short() || underRace {
+		t.Skip("takes a while")
+	}
+}
+
 // below is a part of a store for each world, so that one server is enough.
 func below(store object.Store, worlds *int) object.Store {
 	*worlds++
@@ -52,9 +60,7 @@ func below(store object.Store, worlds *int) object.Store {
 }
 
 func TestSuiteS3(t *testing.T) {
-	if testing.Short() {
-		t.Skip("takes a while")
-	}
+	slow(t)
 	s, worlds := openS3(t), 0
 	t.Setenv("VFSTEST_ROUNDS", "0.3")
 	suite(t, lacks(vfstest.OddNames, vfstest.StableReaddir), func(t testing.TB) *world {
@@ -75,9 +81,7 @@ func openS3(t testing.TB) object.Store {
 }
 
 func TestSuiteAzure(t *testing.T) {
-	if testing.Short() {
-		t.Skip("takes a while")
-	}
+	slow(t)
 	endpoint := testserver.Azure(t)
 	testserver.AzureContainer(t, endpoint, "bucket")
 	s, err := azure.Open(t.Context(), azure.Config{Account: testserver.AzureAccount, Endpoint: endpoint, Container: "bucket", Credentials: azure.Credentials{Mode: azure.Key, AccountKey: testserver.AzureKey}})
@@ -95,9 +99,7 @@ func TestSuiteAzure(t *testing.T) {
 }
 
 func TestSuiteGCS(t *testing.T) {
-	if testing.Short() {
-		t.Skip("takes a while")
-	}
+	slow(t)
 	endpoint, bucket := testserver.GCS(t)
 	s, err := gcs.Open(t.Context(), gcs.Config{Bucket: bucket, Endpoint: endpoint, Anonymous: true})
 	if err != nil {
