@@ -179,7 +179,7 @@ type FS struct {
 // counters are the figures of Stats.
 type counters struct {
 	heads, lists, fetches, uploads, copies, conflicts atomic.Int64
-	fetched, uploaded, copied                                  atomic.Int64 // bytes
+	fetched, uploaded, copied                         atomic.Int64 // bytes
 }
 
 // Stats are figures of a mounted bucket.
