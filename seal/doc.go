@@ -22,6 +22,11 @@
 // sealed deterministically with AES-SIV, so that they can be looked up, bound to
 // the directory or inode that they are in.
 //
+// # Configuration files
+//
+// [SealConfig] and [OpenConfig] are for configuration files that are encrypted as a
+// whole, in the formats of Cloudfuse and blobfuse2.
+//
 // # Secrets
 //
 // [Key], [Passphrase] and [RecoveryKey] print as what they are, not as their
