@@ -131,6 +131,7 @@ type BucketSecrets struct {
 	ClientSecret  string `json:"clientSecret,omitempty"`
 	Token         string `json:"token,omitempty"`
 	UserAssertion string `json:"userAssertion,omitempty"`
+	CustomerKey   string `json:"customerKey,omitempty"` // 256 bits in base64
 }
 
 // String hides the secrets from every kind of printing.

@@ -44,7 +44,11 @@ func Main(args []string) int {
 	if len(args) > 2 && args[1] == "mount" && args[2] == mount.DaemonArg {
 		return mount.RunDaemon()
 	}
-	args = terminal.Hide(args, "token", "secret")
+	secrets := []string{"token", "secret"}
+	if p := findPersonality(filepath.Base(args[0])); p != nil {
+		secrets = append(secrets, p.secrets...)
+	}
+	args = terminal.Hide(args, secrets...)
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 	return run(ctx, args, streams{os.Stdin, os.Stdout, os.Stderr})
@@ -65,6 +69,10 @@ func run(ctx context.Context, args []string, s streams) int {
 	name := "massif"
 	if p := findPersonality(filepath.Base(args[0])); p != nil {
 		name = p.Name
+		if p.failure != "" {
+			fmt.Fprintf(s.err, "%s: %s\n", p.failure, sentence(err))
+			return exitError
+		}
 	}
 	fmt.Fprintf(s.err, "%s: %s\n", name, sentence(err))
 	var usage *mount.UsageError

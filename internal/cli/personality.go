@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/massif-fs/massif/compat/cloudfuse"
 	"github.com/massif-fs/massif/compat/flexfs"
 )
 
@@ -17,17 +18,33 @@ type personality struct {
 	Name string `json:"name"`
 	What string `json:"like"` // it is like
 	run  func(ctx context.Context, args []string, s streams) error
+	// failure, if not empty, is what the program's sentences about failures begin with,
+	// and every failure of it has the exit status 1.
+	failure string
+	// secrets are flags with values that ps shall not show.
+	secrets []string
 }
 
 // personalities are those that there are.
 var personalities = []personality{
-	{"mount.flexfs", "the mount client of flexFS, and mount(8)'s helper for the type flexfs", runFlexfs},
+	{Name: "mount.flexfs", What: "the mount client of flexFS, and mount(8)'s helper for the type flexfs", run: runFlexfs},
+	{Name: "cloudfuse", What: "Cloudfuse, which mounts buckets of S3 and containers of Azure storage", run: runCloudfuse, failure: cloudfuse.Failure, secrets: []string{"passphrase", "p"}},
 }
 
 func runFlexfs(ctx context.Context, args []string, s streams) error {
 	p := flexfs.Personality{
 		Streams: flexfs.Streams{In: s.in, Out: s.out, Err: s.err},
 		Version: currentVersion().Version, Serve: serveForeground,
+	}
+	return p.Run(ctx, args)
+}
+
+func runCloudfuse(ctx context.Context, args []string, s streams) error {
+	v := currentVersion()
+	p := cloudfuse.Personality{
+		Streams: cloudfuse.Streams{In: s.in, Out: s.out, Err: s.err},
+		Build:   cloudfuse.Build{Version: v.Version, Commit: v.Commit, Date: v.Date},
+		Serve:   serveForeground,
 	}
 	return p.Run(ctx, args)
 }

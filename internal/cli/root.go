@@ -57,7 +57,7 @@ or an S3 bucket. A local directory can be mounted as it is.`,
 		a.volumeCommand(), a.fsckCommand(),
 		a.mountCommand(), a.umountCommand(), a.mountsCommand(), a.statsCommand(), a.logLevelCommand(), a.accessLogCommand(),
 		a.serveCommand(), a.adminCommand(), a.credsCommand(),
-		a.versionCommand(), a.manCommand(), a.helpersCommand(), a.personalitiesCommand(),
+		a.versionCommand(), a.manCommand(), a.helpersCommand(), a.personalitiesCommand(), a.convertCommand(),
 	)
 	root.SetHelpCommandGroupID("other")
 	root.SetCompletionCommandGroupID("other")

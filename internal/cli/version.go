@@ -15,6 +15,7 @@ var Version = ""
 type versionInfo struct {
 	Version  string `json:"version"`
 	Commit   string `json:"commit,omitempty"`
+	Date     string `json:"date,omitempty"` // of the commit
 	Go       string `json:"go"`
 	Platform string `json:"platform"`
 }
@@ -26,8 +27,11 @@ func currentVersion() versionInfo {
 			v.Version = info.Main.Version
 		}
 		for _, s := range info.Settings {
-			if s.Key == "vcs.revision" {
+			switch s.Key {
+			case "vcs.revision":
 				v.Commit = s.Value
+			case "vcs.time":
+				v.Date = s.Value
 			}
 		}
 	}

@@ -89,7 +89,7 @@ func Confirm(question string) (bool, error) {
 }
 
 // Hide overwrites the values of the named flags in the command line that ps(1) shows
-// of this process. Arguments given to it must not be used afterwards: their strings
+// of this process; a name of one letter is that of a short flag. Arguments given to it must not be used afterwards: their strings
 // are overwritten. It does what the system allows; a secret on a command line was
 // to be seen until now, so a prompt or a file is better.
 func Hide(args []string, flags ...string) []string {
@@ -104,7 +104,7 @@ func Hide(args []string, flags ...string) []string {
 		}
 		name, value, has := strings.Cut(a, "=")
 		for _, f := range flags {
-			if name != "--"+f {
+			if name != "--"+f && (name != "-"+f || len(f) > 1) {
 				continue
 			}
 			if has {

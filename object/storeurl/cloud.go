@@ -57,17 +57,26 @@ func parseAzure(u *url.URL, q *params) (*Location, error) {
 }
 
 func (l *Location) openAzure(ctx context.Context, opts Options) (object.Store, error) {
+	cfg, err := l.azureConfig(opts)
+	if err != nil {
+		return nil, err
+	}
+	return azure.Open(ctx, cfg)
+}
+
+func (l *Location) azureConfig(opts Options) (azure.Config, error) {
 	cfg := l.Azure
 	cfg.UserAgent = opts.UserAgent
 	cfg.Credentials = cfg.Credentials.Or(opts.AzureCredentials)
-	if l.customerKey != "" {
+	cfg.CustomerKey = opts.AzureCustomerKey
+	if l.customerKey != "" && cfg.CustomerKey == "" {
 		p, err := os.ReadFile(l.customerKey)
 		if err != nil {
-			return nil, &object.Error{Op: "open", Err: fmt.Errorf("%w: the customer's key: %w", object.ErrInvalid, err)}
+			return cfg, &object.Error{Op: "open", Err: fmt.Errorf("%w: the customer's key: %w", object.ErrInvalid, err)}
 		}
 		cfg.CustomerKey = azure.Secret(strings.TrimSpace(string(p)))
 	}
-	return azure.Open(ctx, cfg)
+	return cfg, nil
 }
 
 func parseGCS(u *url.URL, q *params) (*Location, error) {

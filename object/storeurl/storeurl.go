@@ -98,7 +98,8 @@ type Options struct {
 	// AzureCredentials come before those of the environment, and those of the URL
 	// before both.
 	AzureCredentials azure.Credentials
-	UserAgent        string // as in "massif/1.2"
+	AzureCustomerKey azure.Secret // instead of that of a customer-key-file
+	UserAgent        string       // as in "massif/1.2"
 }
 
 // Location is a parsed URL.
@@ -140,12 +141,7 @@ func (l *Location) Open(ctx context.Context, opts Options) (object.Store, error)
 		}
 		return s, nil
 	case "s3":
-		cfg := l.S3
-		cfg.UserAgent = opts.UserAgent
-		if !cfg.Anonymous {
-			cfg.Credentials = opts.S3Credentials
-		}
-		s, err := s3.Open(ctx, cfg)
+		s, err := s3.Open(ctx, l.s3Config(opts))
 		if err != nil {
 			return nil, err
 		}
@@ -162,6 +158,42 @@ func (l *Location) Open(ctx context.Context, opts Options) (object.Store, error)
 		return s, nil
 	}
 	return mem.Named(l.Name), nil
+}
+
+// Buckets lists the buckets or containers of the account that a URL belongs to,
+// whichever bucket it names. Credentials that may not ask that give object.ErrAccess;
+// stores that have no accounts give object.ErrUnsupported.
+func (l *Location) Buckets(ctx context.Context, opts Options) ([]string, error) {
+	switch l.Scheme {
+	case "s3":
+		return s3.Buckets(ctx, l.s3Config(opts))
+	case "az", "adls":
+		cfg, err := l.azureConfig(opts)
+		if err != nil {
+			return nil, err
+		}
+		return azure.Containers(ctx, cfg)
+	}
+	return nil, &object.Error{Op: "list buckets", Err: fmt.Errorf("%w: %s stores have no account", object.ErrUnsupported, l.Scheme)}
+}
+
+// Hierarchical asks the account of an az or adls URL whether it has a hierarchical
+// namespace.
+func (l *Location) Hierarchical(ctx context.Context, opts Options) (bool, error) {
+	cfg, err := l.azureConfig(opts)
+	if err != nil {
+		return false, err
+	}
+	return azure.Hierarchical(ctx, cfg)
+}
+
+func (l *Location) s3Config(opts Options) s3.Config {
+	cfg := l.S3
+	cfg.UserAgent = opts.UserAgent
+	if !cfg.Anonymous {
+		cfg.Credentials = opts.S3Credentials
+	}
+	return cfg
 }
 
 // Check finds out whether a store can be used, and with write whether it can be
