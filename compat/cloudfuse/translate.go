@@ -178,7 +178,7 @@ func (t *translation) loopback() {
 
 // caching is what the component in the middle of the pipeline says about data.
 func (t *translation) caching() {
-	b, o := t.bucket, &t.spec.Mount
+	b := t.bucket
 	clean := t.toggle("cleanup-on-start", false)
 	switch {
 	case t.with("file_cache"):
@@ -192,20 +192,16 @@ func (t *translation) caching() {
 		b.CacheEmptyAtStart = t.toggle("xload.cleanup-on-start", clean)
 	default:
 		b.Caching = "stream"
-		t.noDisk()
+		b.CacheDropAtEnd = true
 		if t.with("stream") {
 			t.stream()
 		}
 	}
-	if o.CacheSize != nil && *o.CacheSize == 0 {
-		b.CacheEmptyAtStart = false
-	}
 }
 
-func (t *translation) noDisk() {
-	none := mount.Size(0)
-	t.spec.Mount.CacheSize = &none
-}
+// leastCache is the least size of a cache directory, in bytes: there lies what is written
+// until it is uploaded.
+const leastCache = 64 << 20
 
 // disk makes a directory the cache's: of the given size, or of most of what is free.
 func (t *translation) disk(dirKey, dir, sizeKey string) {
@@ -218,6 +214,12 @@ func (t *translation) disk(dirKey, dir, sizeKey string) {
 			t.fail(dirKey, "%v", err)
 		}
 		size = mount.Size(free / 100 * freeShare)
+	}
+	if size < leastCache {
+		if t.has(sizeKey) {
+			t.warn(sizeKey, "is too little for a cache, which gets %v", mount.Size(leastCache))
+		}
+		size = leastCache
 	}
 	o.CacheSize = &size
 }
@@ -288,7 +290,8 @@ func (t *translation) blockCache() {
 		t.disk("block_cache.path", dir, "block_cache.disk-size-mb")
 		b.CacheTimeout = mount.Duration(t.seconds("block_cache.disk-timeout-sec", 120*time.Second))
 	} else {
-		t.noDisk()
+		// What is written lies on disk until it is uploaded, in Massif's own directory.
+		b.CacheDropAtEnd = true
 		if t.has("block_cache.disk-size-mb") {
 			t.warn("block_cache.disk-size-mb", "has no effect without block_cache.path")
 			t.megabytes("block_cache.disk-size-mb", 0)

@@ -150,10 +150,10 @@ azstorage:
 	}
 	store := `adls://letters/?account=myaccount&auth=spn&client-id=client&concurrency=16&content-md5=true&storage-class=Cool&tenant-id=tenant`
 	compareJSON(t, spec, `{
-	"tree": {"kind": "bucket", "store": "`+store+`", "caching": "block_cache", "block-size": "8MiB", "prefetch": 24, "prefetch-on-open": true, "parallel": 48,
+	"tree": {"kind": "bucket", "store": "`+store+`", "caching": "block_cache", "cache-drop-at-end": true, "block-size": "8MiB", "prefetch": 24, "prefetch-on-open": true, "parallel": 48,
 		"attr-timeout": "2m", "list-timeout": "2m", "negative-timeout": "2m", "kernel-attr": "2m", "kernel-entry": "2m", "kernel-negative": "2m",
 		"file-mode": "0755", "dir-mode": "0775", "symlinks": "metadata", "markers": "folder", "marked-only": true, "list-delay": "10s"},
-	"mount": {"ro": true, "allow-other": false, "fsname": "cloudfuse", "empty-point": true, "memory-limit": "1GiB", "cache-size": "0", "log-level": "warn", "log-file": "/nonexistent/ann/.cloudfuse/cloudfuse.log"},
+	"mount": {"ro": true, "allow-other": false, "fsname": "cloudfuse", "empty-point": true, "memory-limit": "1GiB", "log-level": "warn", "log-file": "/nonexistent/ann/.cloudfuse/cloudfuse.log"},
 	"source": "`+store+`"}`)
 }
 
@@ -194,7 +194,11 @@ func TestTranslations(t *testing.T) {
 			same(t, b.Caching, "stream")
 			same(t, b.BlockSize, 4<<20)
 			same(t, spec.Mount.MemoryLimit, 160<<20)
-			same(t, *spec.Mount.CacheSize, 0)
+			same(t, spec.Mount.CacheSize == nil, true)
+			same(t, b.CacheDropAtEnd, true)
+		}},
+		{"a cache that is too small", "file_cache: {path: /c, max-size-mb: 10}\n" + plainS3, nil, func(t *testing.T, spec *mount.Spec, _ *mount.BucketTree) {
+			same(t, *spec.Mount.CacheSize, 64<<20)
 		}},
 		{"the old switch for it", "streaming: true\nstream: {block-size-mb: 4}\n" + plainS3, nil, func(t *testing.T, _ *mount.Spec, b *mount.BucketTree) { same(t, b.Caching, "stream") }},
 		{"xload is read-only", "components: [libfuse, xload, attr_cache, s3storage]\nxload: {path: /x, workers: 7}\nfile_cache: {max-size-mb: 10}\n" + plainS3, nil, func(t *testing.T, spec *mount.Spec, b *mount.BucketTree) {
