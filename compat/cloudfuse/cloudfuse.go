@@ -108,7 +108,7 @@ func (p *Personality) root() *cobra.Command {
 	root.SetFlagErrorFunc(flagError)
 	root.PersistentFlags().Bool("disable-version-check", false, "no effect: no version is ever asked for")
 	root.AddCommand(p.mountCommand(), p.unmountCommand(), p.secureCommand(), p.genConfigCommand(),
-		p.serviceCommand(), p.versionCommand())
+		p.serviceCommand(), p.healthCommand(), p.versionCommand())
 	root.InitDefaultHelpCmd()
 	root.InitDefaultCompletionCmd()
 	return root

@@ -150,9 +150,20 @@ func (p *Personality) mount(ctx context.Context, r *mountRequest, arg string) er
 	case r.remountSystem:
 		return p.installMount(ctx, r, point)
 	case s.toggle("foreground", false) || os.Getenv("NOTIFY_SOCKET") != "":
+		if s.toggle("health_monitor.enable-monitoring", false) {
+			p.warn("health_monitor.enable-monitoring has no effect in the foreground; start it with: cloudfuse health-monitor --pid=%d", os.Getpid())
+		}
 		return p.Serve(ctx, spec, point)
 	}
-	return mount.Start(ctx, spec, point)
+	return s.begin(ctx, spec, point)
+}
+
+// begin starts a mount in the background, and its monitor if that is asked for.
+func (s *settings) begin(ctx context.Context, spec *mount.Spec, point string) error {
+	if err := mount.Start(ctx, spec, point); err != nil {
+		return err
+	}
+	return s.monitorMount(point)
 }
 
 // prepare makes the spec of a mount and finds out whether it would work.

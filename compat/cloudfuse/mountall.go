@@ -132,7 +132,7 @@ func (p *Personality) mountOne(ctx context.Context, r *mountRequest, s *settings
 	if err := s.keepConfig(name, base, pass); err != nil {
 		return fmt.Errorf("its configuration: %w", err)
 	}
-	return mount.Start(ctx, spec, point)
+	return s.begin(ctx, spec, point)
 }
 
 // keepConfig writes the configuration of one mount into the working directory, encrypted

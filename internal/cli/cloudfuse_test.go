@@ -16,7 +16,7 @@ type foreign struct {
 	program string
 }
 
-func newCloudfuse(t *testing.T) *foreign {
+func underCloudfuse(t *testing.T) *foreign {
 	t.Helper()
 	w := newWorld(t)
 	c := &foreign{w, filepath.Join(w.dir, "bin", "cloudfuse")}
@@ -90,7 +90,7 @@ func (c *foreign) listed(point string) bool {
 
 func TestCloudfuseOverDirectory(t *testing.T) {
 	needFUSE(t)
-	c := newCloudfuse(t)
+	c := underCloudfuse(t)
 	data := mkdir(t, filepath.Join(c.dir, "data"))
 	c.config("config.yaml", "components: [libfuse, loopbackfs]", "loopbackfs:", "  path: "+data)
 
@@ -138,8 +138,52 @@ func TestCloudfuseOverDirectory(t *testing.T) {
 	c.do("unmount", c.mnt)
 }
 
+func TestCloudfuseHealth(t *testing.T) {
+	needFUSE(t)
+	c := underCloudfuse(t)
+	data, out := mkdir(t, filepath.Join(c.dir, "data")), mkdir(t, filepath.Join(c.dir, "out"))
+	c.config("config.yaml", "components: [libfuse, loopbackfs]", "loopbackfs:", "  path: "+data,
+		"health_monitor:", "  enable-monitoring: true", "  stats-poll-interval-sec: 1", "  process-monitor-interval-sec: 1", "  output-path: "+out)
+	c.do("mount", c.mnt)
+	mkdir(t, filepath.Join(c.mnt, "new"))
+	var seen struct{ cpu, memory, counters bool }
+	var file string
+	eventually(t, "figures of the mount", func() bool {
+		files, _ := filepath.Glob(filepath.Join(out, "monitor_*.json"))
+		if len(files) != 1 {
+			return false
+		}
+		file = files[0]
+		var all []struct {
+			CPUUsage, MemoryUsage string
+			CloudfuseStats        []struct{ Value map[string]int64 }
+		}
+		if json.Unmarshal([]byte(readFile(t, file)), &all) != nil {
+			return false // it is being written
+		}
+		for _, e := range all {
+			seen.cpu = seen.cpu || strings.HasSuffix(e.CPUUsage, "%")
+			seen.memory = seen.memory || strings.HasSuffix(e.MemoryUsage, "k")
+			for _, s := range e.CloudfuseStats {
+				seen.counters = seen.counters || s.Value["CreateDir"] == 1
+			}
+		}
+		return seen.cpu && seen.memory && seen.counters
+	})
+	pid := strings.TrimSuffix(strings.TrimPrefix(filepath.Base(file), "monitor_"), ".json")
+	if got := c.do("health-monitor", "stop", "--pid="+pid); got != "Successfully stopped health monitor\n" {
+		t.Errorf("stop: %q", got)
+	}
+	// It ends when it is told to, and is started again, and ends with the mount.
+	eventually(t, "the end of the monitor", func() bool { return c.try("health-monitor", "stop", "--pid="+pid).code == 1 })
+	c.do("health-monitor", "--pid="+pid, "--config-file=config.yaml")
+	c.do("unmount", c.mnt)
+	eventually(t, "the end of the monitor", func() bool { return c.try("health-monitor", "stop", "--pid="+pid).code == 1 })
+	c.fails("the process 1 serves no mount", "health-monitor", "--pid=1")
+}
+
 func TestCloudfuseRefuses(t *testing.T) {
-	c := newCloudfuse(t)
+	c := underCloudfuse(t)
 	c.fails("missing command options")
 	c.fails("mount path not provided", "mount")
 	c.fails("mount directory does not exist", "mount", filepath.Join(c.dir, "nothing"))
@@ -157,7 +201,7 @@ func TestCloudfuseRefuses(t *testing.T) {
 // What a server answers to what is wrong, in the words that programs look for.
 func TestCloudfuseChecksS3(t *testing.T) {
 	endpoint, bucket, creds := testserver.S3(t)
-	c := newCloudfuse(t)
+	c := underCloudfuse(t)
 	config := func(bucket, key, secret string) {
 		c.config("config.yaml", "s3storage:", "  bucket-name: "+bucket, "  endpoint: "+endpoint, "  key-id: "+key, "  secret-key: "+secret)
 	}
@@ -181,7 +225,7 @@ func TestCloudfuseChecksS3(t *testing.T) {
 func TestCloudfuseChecksAzure(t *testing.T) {
 	endpoint := testserver.Azure(t)
 	testserver.AzureContainer(t, endpoint, "letters")
-	c := newCloudfuse(t)
+	c := underCloudfuse(t)
 	c.config("config.yaml", "azstorage:", "  account-name: "+testserver.AzureAccount, "  container: letters", "  endpoint: "+endpoint, "  account-key: "+testserver.AzureKey)
 	c.do("mount", c.mnt, "--dry-run")
 	c.fails("failed to initialize new pipeline: check: container \"absent\"", "mount", c.mnt, "--dry-run", "--container-name=absent")

@@ -29,6 +29,7 @@ type personality struct {
 var personalities = []personality{
 	{Name: "mount.flexfs", What: "the mount client of flexFS, and mount(8)'s helper for the type flexfs", run: runFlexfs},
 	{Name: "cloudfuse", What: "Cloudfuse, which mounts buckets of S3 and containers of Azure storage", run: runCloudfuse, failure: cloudfuse.Failure, secrets: []string{"passphrase", "p"}},
+	{Name: cloudfuse.MonitorName, What: "the health monitor of Cloudfuse, which watches one mount", run: runMonitor, failure: cloudfuse.MonitorName + " error"},
 }
 
 func runFlexfs(ctx context.Context, args []string, s streams) error {
@@ -40,13 +41,20 @@ func runFlexfs(ctx context.Context, args []string, s streams) error {
 }
 
 func runCloudfuse(ctx context.Context, args []string, s streams) error {
+	return newCloudfuse(s).Run(ctx, args)
+}
+
+func runMonitor(ctx context.Context, args []string, s streams) error {
+	return newCloudfuse(s).RunMonitor(ctx, args)
+}
+
+func newCloudfuse(s streams) *cloudfuse.Personality {
 	v := currentVersion()
-	p := cloudfuse.Personality{
+	return &cloudfuse.Personality{
 		Streams: cloudfuse.Streams{In: s.in, Out: s.out, Err: s.err},
 		Build:   cloudfuse.Build{Version: v.Version, Commit: v.Commit, Date: v.Date},
 		Serve:   serveForeground,
 	}
-	return p.Run(ctx, args)
 }
 
 // findPersonality finds the one of a program's name.
