@@ -16,10 +16,8 @@ import (
 
 	"github.com/massif-fs/massif/cache"
 	"github.com/massif-fs/massif/object"
-	"github.com/massif-fs/massif/object/azure"
 	"github.com/massif-fs/massif/object/prefixed"
 	"github.com/massif-fs/massif/object/retry"
-	"github.com/massif-fs/massif/object/s3"
 	"github.com/massif-fs/massif/object/storeurl"
 	"github.com/massif-fs/massif/tree/bucket"
 )
@@ -72,16 +70,8 @@ func (t *BucketTree) openStore(ctx context.Context, write bool) (object.Store, e
 	if err != nil {
 		return nil, err
 	}
-	o := storeurl.Options{UserAgent: "massif", ReadOnly: !write}
-	if s := t.Secrets; s != nil {
-		if s.AccessKey != "" {
-			o.S3Credentials = &s3.Credentials{AccessKey: s.AccessKey, SecretKey: s.SecretKey, SessionToken: s.SessionToken}
-		}
-		o.AzureCredentials = azure.Credentials{
-			AccountKey: azure.Secret(s.AccountKey), SAS: azure.Secret(s.SAS), ClientSecret: azure.Secret(s.ClientSecret),
-			Token: azure.Secret(s.Token), UserAssertion: azure.Secret(s.UserAssertion),
-		}
-	}
+	o := t.Secrets.Options()
+	o.ReadOnly = !write
 	store, err := storeurl.Open(ctx, address, o)
 	if err != nil {
 		return nil, err

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/massif-fs/massif/object/azure"
+	"github.com/massif-fs/massif/object/s3"
 	"github.com/massif-fs/massif/object/storeurl"
 )
 
@@ -132,6 +134,23 @@ type BucketSecrets struct {
 	Token         string `json:"token,omitempty"`
 	UserAssertion string `json:"userAssertion,omitempty"`
 	CustomerKey   string `json:"customerKey,omitempty"` // 256 bits in base64
+}
+
+// Options are the secrets, which may be nil, as a store takes them.
+func (s *BucketSecrets) Options() storeurl.Options {
+	o := storeurl.Options{UserAgent: "massif"}
+	if s == nil {
+		return o
+	}
+	if s.AccessKey != "" {
+		o.S3Credentials = &s3.Credentials{AccessKey: s.AccessKey, SecretKey: s.SecretKey, SessionToken: s.SessionToken}
+	}
+	o.AzureCredentials = azure.Credentials{
+		AccountKey: azure.Secret(s.AccountKey), SAS: azure.Secret(s.SAS), ClientSecret: azure.Secret(s.ClientSecret),
+		Token: azure.Secret(s.Token), UserAssertion: azure.Secret(s.UserAssertion),
+	}
+	o.AzureCustomerKey = azure.Secret(s.CustomerKey)
+	return o
 }
 
 // String hides the secrets from every kind of printing.

@@ -9,30 +9,11 @@ import (
 
 	"github.com/massif-fs/massif/mount"
 	"github.com/massif-fs/massif/object"
-	"github.com/massif-fs/massif/object/azure"
-	"github.com/massif-fs/massif/object/s3"
 	"github.com/massif-fs/massif/object/storeurl"
 )
 
 // storePatience bounds what a command asks the store before it mounts.
 const storePatience = time.Minute
-
-// storeOptions are the credentials of a tree as its store takes them.
-func storeOptions(secrets *mount.BucketSecrets) storeurl.Options {
-	o := storeurl.Options{UserAgent: "massif"}
-	if secrets == nil {
-		return o
-	}
-	if secrets.AccessKey != "" {
-		o.S3Credentials = &s3.Credentials{AccessKey: secrets.AccessKey, SecretKey: secrets.SecretKey, SessionToken: secrets.SessionToken}
-	}
-	o.AzureCredentials = azure.Credentials{
-		AccountKey: azure.Secret(secrets.AccountKey), SAS: azure.Secret(secrets.SAS), ClientSecret: azure.Secret(secrets.ClientSecret),
-		Token: azure.Secret(secrets.Token), UserAssertion: azure.Secret(secrets.UserAssertion),
-	}
-	o.AzureCustomerKey = azure.Secret(secrets.CustomerKey)
-	return o
-}
 
 // clone is the same settings, read anew.
 func (s *settings) clone() *settings {
@@ -65,7 +46,7 @@ func (s *settings) location() (*storeurl.Location, storeurl.Options, error) {
 		return nil, storeurl.Options{}, errors.New("failed to initialize new pipeline: the storage has no account")
 	}
 	l, err := storeurl.Parse(tree.Store)
-	return l, storeOptions(tree.Secrets), err
+	return l, tree.Secrets.Options(), err
 }
 
 // complete asks the store what the settings leave open: the name of an S3 bucket, which
@@ -123,7 +104,7 @@ func checkStore(ctx context.Context, spec *mount.Spec) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, storePatience)
 	defer cancel()
-	store, err := l.Open(ctx, storeOptions(tree.Secrets))
+	store, err := l.Open(ctx, tree.Secrets.Options())
 	if err != nil {
 		return storeFailure(l.Scheme, err)
 	}
