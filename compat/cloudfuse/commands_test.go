@@ -217,7 +217,7 @@ func TestService(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	start := `ExecStart="` + p.dir + `/bin/cloudfuse" "mount" "` + point + `" "--config-file=` + p.dir + `/local.yaml" "--foreground" "--read-only=true" "--use-https=false" "--log-level=LOG_DEBUG" "-o" "allow_other"` + "\n"
+	start := `ExecStart="` + p.dir + `/bin/cloudfuse" "mount" "` + point + `" "--foreground" "--config-file=` + p.dir + `/local.yaml" "--read-only=true" "--use-https=false" "--log-level=LOG_DEBUG" "-o" "allow_other"` + "\n"
 	for _, want := range []string{start, "Type=notify\n", "PartOf=cloudfuse.target\n", "WantedBy=cloudfuse.target\n"} {
 		if !strings.Contains(string(text), want) {
 			t.Errorf("the unit has no %q:\n%s", want, text)

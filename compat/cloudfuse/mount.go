@@ -175,8 +175,10 @@ func (p *Personality) prepare(ctx context.Context, s *settings, point string) (*
 	if err := s.checkCache(point, spec); err != nil {
 		return nil, err
 	}
-	for _, w := range s.warnings {
-		p.warn("%s", w)
+	if !s.quiet {
+		for _, w := range s.warnings {
+			p.warn("%s", w)
+		}
 	}
 	if err := checkStore(ctx, spec); err != nil {
 		return nil, err

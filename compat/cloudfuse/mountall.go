@@ -56,9 +56,7 @@ func (p *Personality) mountAll(ctx context.Context, r *mountRequest, arg string)
 		point := filepath.Join(dir, name)
 		fmt.Fprintf(p.Out, "Mounting container : %s to path %s\n", name, point)
 		one := s.forBucket(name)
-		if i == 0 {
-			one.warnings = s.warnings
-		}
+		one.warnings, one.quiet = s.warnings, i > 0 // they are the same for all
 		if err := p.mountOne(ctx, r, one, name, point, base, pass); err != nil {
 			fmt.Fprintf(p.Err, "%s: failed to mount container %s: %v\n", Failure, name, err)
 			if ctx.Err() != nil {

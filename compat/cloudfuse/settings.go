@@ -18,6 +18,7 @@ type settings struct {
 	values   map[string]value
 	file     string // name of the configuration file, for messages; "": there is none
 	warnings []string
+	quiet    bool // they have been shown
 	used     map[string]bool
 	err      error
 }

@@ -62,7 +62,10 @@ func (r *mountRequest) unitText(program, point string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	args := []string{program, "mount", point, "--config-file=" + config, "--foreground"}
+	args := []string{program, "mount", point, "--foreground"}
+	if _, err := os.Stat(config); err == nil || r.named {
+		args = append(args, "--config-file="+config)
+	}
 	for _, one := range r.flags {
 		switch {
 		case one.flag.key == "foreground":
