@@ -134,6 +134,8 @@ type BucketSecrets struct {
 	Token         string `json:"token,omitempty"`
 	UserAssertion string `json:"userAssertion,omitempty"`
 	CustomerKey   string `json:"customerKey,omitempty"` // 256 bits in base64
+	// From, if not nil, is where the SAS is read again.
+	From *SecretsFile `json:"from,omitempty"`
 }
 
 // Options are the secrets, which may be nil, as a store takes them.
@@ -148,6 +150,9 @@ func (s *BucketSecrets) Options() storeurl.Options {
 	o.AzureCredentials = azure.Credentials{
 		AccountKey: azure.Secret(s.AccountKey), SAS: azure.Secret(s.SAS), ClientSecret: azure.Secret(s.ClientSecret),
 		Token: azure.Secret(s.Token), UserAssertion: azure.Secret(s.UserAssertion),
+	}
+	if s.From != nil && s.SAS != "" {
+		o.AzureCredentials.SAS, o.AzureCredentials.SASFunc = "", s.From.rereadSAS(s.SAS)
 	}
 	o.AzureCustomerKey = azure.Secret(s.CustomerKey)
 	return o

@@ -99,6 +99,11 @@ func (r *mountRequest) settings() (*settings, error) {
 		}
 	}
 	s := newSettings(c, r.path(), os.Getenv)
+	if c != nil && !r.sealed() {
+		if s.reread, err = filepath.Abs(r.path()); err != nil {
+			return nil, err
+		}
+	}
 	if err := applyOptions(s, s.values["libfuse-options"].items, "libfuse-options"); err != nil {
 		return nil, err
 	}

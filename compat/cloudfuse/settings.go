@@ -17,6 +17,7 @@ import (
 type settings struct {
 	values   map[string]value
 	file     string // name of the configuration file, for messages; "": there is none
+	reread   string // its path, if what a mount takes from it can be read again
 	warnings []string
 	quiet    bool // they have been shown
 	used     map[string]bool

@@ -314,6 +314,9 @@ func (t *translation) azureCredentials(set func(param, val string)) *mount.Bucke
 			t.fail("azstorage.sas", "the SAS is missing")
 		}
 		secrets.SAS = sas
+		if t.reread != "" && t.values["azstorage.sas"].line > 0 {
+			secrets.From = &mount.SecretsFile{Program: fsName, File: t.reread}
+		}
 	case azure.MSI:
 		n := 0
 		for _, id := range []struct{ param, val string }{{"identity-client-id", appID}, {"identity-resource-id", resID}, {"identity-object-id", objID}} {
@@ -361,4 +364,26 @@ func (t *translation) azureCredentials(set func(param, val string)) *mount.Bucke
 	set("aad-endpoint", login)
 	set("auth-resource", t.text("azstorage.auth-resource"))
 	return secrets
+}
+
+func init() { mount.RegisterSecrets(fsName, readSecrets) }
+
+// readSecrets takes the secrets of a configuration file that is not encrypted.
+func readSecrets(file string) (*mount.BucketSecrets, error) {
+	data, err := readFile(file)
+	if err != nil {
+		return nil, err
+	}
+	c, err := parseConfig(data)
+	if err != nil {
+		return nil, err
+	}
+	spec, err := newSettings(c, file, os.Getenv).translate()
+	if err != nil {
+		return nil, err
+	}
+	if tree, ok := spec.Tree.Config.(*mount.BucketTree); ok {
+		return tree.Secrets, nil
+	}
+	return nil, nil
 }

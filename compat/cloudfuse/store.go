@@ -17,7 +17,7 @@ const storePatience = time.Minute
 
 // clone is the same settings, read anew.
 func (s *settings) clone() *settings {
-	return &settings{values: maps.Clone(s.values), used: map[string]bool{}, file: s.file}
+	return &settings{values: maps.Clone(s.values), used: map[string]bool{}, file: s.file, reread: s.reread}
 }
 
 // nameKey is the key of the bucket's or container's name.

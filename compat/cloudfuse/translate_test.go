@@ -415,3 +415,36 @@ func TestEveryKeyIsHeeded(t *testing.T) {
 		}
 	}
 }
+
+func TestReadSecrets(t *testing.T) {
+	p := newProgram(t)
+	for _, name := range []string{"AZURE_STORAGE_SAS_TOKEN", "AZURE_STORAGE_AUTH_TYPE", "AZURE_STORAGE_ACCOUNT"} {
+		t.Setenv(name, "")
+	}
+	p.write("c.yaml", "azstorage: {account-name: acc, container: box, sas: 'sig=old'}\n")
+	r := &mountRequest{configSource: configSource{file: "c.yaml"}}
+	s, err := r.settings()
+	if err != nil {
+		t.Fatal(err)
+	}
+	spec, err := s.translate()
+	if err != nil {
+		t.Fatal(err)
+	}
+	from := bucketOf(t, spec).Secrets.From
+	if from == nil || from.File != p.dir+"/c.yaml" {
+		t.Fatalf("the SAS is read again from %+v", from)
+	}
+	p.write("c.yaml", "azstorage: {account-name: acc, container: box, sas: 'sig=new'}\n")
+	if again, err := readSecrets(from.File); err != nil || again.SAS != "sig=new" {
+		t.Errorf("read again: %v", err)
+	}
+	// That of the environment comes before the file's, whatever stands there.
+	t.Setenv("AZURE_STORAGE_SAS_TOKEN", "sig=env")
+	if s, err = r.settings(); err != nil {
+		t.Fatal(err)
+	}
+	if spec, err = s.translate(); err != nil || bucketOf(t, spec).Secrets.From != nil {
+		t.Errorf("a SAS of the environment is read again from the file: %v", err)
+	}
+}
