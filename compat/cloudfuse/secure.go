@@ -272,6 +272,22 @@ func shortText(node ast.Node) string {
 // setValue changes a value in the text of a configuration and returns the new text.
 // What else stands in it, comments too, stays as it is.
 func setValue(file *ast.File, parts []string, val string) (string, error) {
+	text, err := withValue(file, parts, val)
+	if err != nil {
+		return "", err
+	}
+	// Nothing is written that does not say what was meant.
+	again, err := parser.ParseBytes([]byte(text), 0)
+	if err != nil {
+		return "", yamlError(err)
+	}
+	if node := lookUp(again, parts); node == nil || shortText(node) != val {
+		return "", fmt.Errorf("the value of %s cannot be written as YAML", strings.Join(parts, "."))
+	}
+	return text, nil
+}
+
+func withValue(file *ast.File, parts []string, val string) (string, error) {
 	for _, part := range parts {
 		if part == "" || strings.ContainsAny(part, ": \t\n#") {
 			return "", fmt.Errorf("%q is no key", strings.Join(parts, "."))
@@ -347,7 +363,7 @@ func scalarNode(val string) (string, error) {
 	}
 	if val == "" || token.IsNeedQuoted(val) {
 		// A number or a word for true or false means what it says.
-		plain := strings.IndexFunc(val, func(r rune) bool {
+		plain := !strings.EqualFold(val, "null") && strings.IndexFunc(val, func(r rune) bool {
 			return !(r >= '0' && r <= '9' || r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r == '_' || r == '.')
 		}) < 0
 		if val == "" || !plain {

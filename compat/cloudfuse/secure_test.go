@@ -182,6 +182,9 @@ func TestSetValue(t *testing.T) {
 func FuzzSetValue(f *testing.F) {
 	f.Add("s3storage:\n  region: a\n", "s3storage.region", "b")
 	f.Add("a: [1]\n", "libfuse.uid", "'")
+	f.Add("", "libfuse.uid", "\xd6")
+	f.Add("", "libfuse.uid", "null")
+	f.Add("", "libfuse.uid", "~")
 	f.Fuzz(func(t *testing.T, text, key, val string) {
 		if len(text) > 1<<12 || len(key) > 100 || len(val) > 100 {
 			return
