@@ -61,7 +61,7 @@ func (s *settings) complete(ctx context.Context) error {
 			return err
 		}
 		if len(names) == 0 {
-			return errors.New("Bucket Error: s3storage.bucket-name is not set, and the credentials' owner has no bucket")
+			return &startError{"Bucket Error", errors.New("s3storage.bucket-name is not set, and the credentials' owner has no bucket")}
 		}
 		s.override("s3storage.bucket-name", value{text: names[0]})
 		s.warnings = append(s.warnings, "s3storage.bucket-name is not set: the first bucket is mounted, "+names[0])
@@ -115,6 +115,16 @@ func checkStore(ctx context.Context, spec *mount.Spec) error {
 	return nil
 }
 
+// startError is an error of S3 in Cloudfuse's classes. Programs look for the class before
+// the colon.
+type startError struct {
+	class string
+	err   error
+}
+
+func (e *startError) Error() string { return e.class + ": " + e.err.Error() }
+func (e *startError) Unwrap() error { return e.err }
+
 // storeFailure begins an error of a store with the words that Cloudfuse has for it, for
 // which programs look.
 func storeFailure(scheme string, err error) error {
@@ -127,11 +137,11 @@ func storeFailure(scheme string, err error) error {
 	var coded interface{ ErrorCode() string }
 	switch {
 	case errors.As(err, &coded) && coded.ErrorCode() == "SignatureDoesNotMatch":
-		return fmt.Errorf("Secret Error: %w", err)
+		return &startError{"Secret Error", err}
 	case errors.Is(err, object.ErrNoBucket):
-		return fmt.Errorf("Bucket Error: %w", err)
+		return &startError{"Bucket Error", err}
 	case errors.Is(err, object.ErrAccess):
-		return fmt.Errorf("Credential or Endpoint Error: %w", err)
+		return &startError{"Credential or Endpoint Error", err}
 	}
-	return fmt.Errorf("Endpoint Error: %w", err)
+	return &startError{"Endpoint Error", err}
 }
