@@ -54,7 +54,7 @@ func (c *Client) Call(ctx context.Context, cmd string, args, result any, progres
 		return c.failed(ctx, err)
 	}
 	for {
-		frame, err := readFrame(c.r)
+		frame, err := readFrame(c.r, nil)
 		if err != nil {
 			return c.failed(ctx, err)
 		}

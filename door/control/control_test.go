@@ -235,7 +235,7 @@ func FuzzFrame(f *testing.F) {
 	f.Fuzz(func(t *testing.T, data []byte) {
 		r := bufio.NewReaderSize(bytes.NewReader(data), 16)
 		for {
-			frame, err := readFrame(r)
+			frame, err := readFrame(r, nil)
 			if err != nil {
 				return
 			}

@@ -15,10 +15,23 @@
 // the id, before the reply. This is our addition; clients that do not know it never
 // start a command that sends them.
 //
+// A command can subscribe its connection to events, which come at any time as
+// {"event": [{"type", "path", "watch-id", "storage-id"}, …]}, also between a request
+// and its reply. Each message is one write. Subscriptions end with the connection.
+//
 // # Who may connect
 //
-// The socket has mode 0600, and the server asks the kernel for the peer's user:
-// only the server's own user and root are served.
+// The socket is made with mode 0600, and the server asks the kernel for the peer's
+// user: only the server's own user and root are served. A socket that a living process
+// serves is never taken over; one that nobody listens to is replaced.
+//
+// # Bounds
+//
+// A request has 64 MiB at most; all requests that are being received by a server
+// together have 256 MiB. There are 4096 connections at most: beyond, the one that has
+// been idle for longest goes. A connection whose client does not read is waited for by
+// its own commands only; of its events those beyond 1 MiB are dropped, and it is told
+// so by an event of the type "overflow" for each watch concerned.
 package control
 
 import (
@@ -29,11 +42,17 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"sync/atomic"
 	"unicode/utf8"
 )
 
-// maxFrame bounds a request, in bytes.
-const maxFrame = 4 << 20
+const (
+	// maxFrame bounds a request, in bytes: 10,000 storages with all their paths.
+	maxFrame = 64 << 20
+	// maxReceiving bounds what all connections of a server have received of requests
+	// that are not carried out yet.
+	maxReceiving = 256 << 20
+)
 
 // Error is an error as it stands in a reply.
 type Error struct {
@@ -43,13 +62,17 @@ type Error struct {
 
 func (e *Error) Error() string { return e.Desc }
 
-// Classes of errors that clients tell apart. The first three have the names that
-// clients of the original protocol match.
+// Classes of errors that clients tell apart. All but the last have the names that
+// clients of the original protocol know.
 const (
-	ClassRequest = "ControlRequestError" // the frame is no request
-	ClassUnknown = "AssertionError"      // no such command
-	ClassSchema  = "SchemaError"         // the arguments do not fit
-	ClassError   = "MassifError"         // the command failed
+	ClassRequest  = "ControlRequestError" // the frame is no request
+	ClassUnknown  = "AssertionError"      // no such command
+	ClassSchema   = "SchemaError"         // the arguments do not fit
+	ClassWildland = "WildlandError"       // a command on storages failed
+	ClassKey      = "KeyError"            // a parameter of a storage is missing or unknown
+	ClassType     = "TypeError"           // a value has the wrong form
+	ClassValue    = "ValueError"          // a value means nothing
+	ClassError    = "MassifError"         // any other command failed
 )
 
 type request struct {
@@ -66,38 +89,49 @@ type reply struct {
 }
 
 var (
-	errFrameSize = errors.New("request is too large")
+	errFrameSize = errors.New("a request is 64 MiB at most")
+	errReceiving = errors.New("too much is being received at the same time")
 	errEncoding  = errors.New("request is not UTF-8")
 )
 
 // readFrame returns the next frame, or io.EOF when the input ended without one.
 // A frame is what stands before an empty line or the end of the input; empty
-// lines before it are passed over.
-func readFrame(r *bufio.Reader) ([]byte, error) {
-	var frame []byte
+// lines before it are passed over. What it holds is counted in receiving, also after it has
+// returned a frame: the caller takes that back.
+func readFrame(r *bufio.Reader, receiving *receiving) (frame []byte, err error) {
+	defer func() {
+		if err != nil {
+			receiving.release(len(frame))
+			frame = nil
+		}
+	}()
 	for {
 		line, err := r.ReadSlice('\n')
 		if len(frame)+len(line) > maxFrame {
-			return nil, errFrameSize
+			return frame, errFrameSize
 		}
 		partial := errors.Is(err, bufio.ErrBufferFull)
 		if err != nil && !partial && err != io.EOF {
-			return nil, err
+			return frame, err
 		}
 		atLineStart := len(frame) == 0 || frame[len(frame)-1] == '\n'
 		if empty := atLineStart && isEmptyLine(line); empty && !partial {
 			if len(bytes.TrimSpace(frame)) > 0 {
-				return checked(frame)
+				return frame, checkEncoding(frame)
 			}
+			receiving.release(len(frame))
 			frame = frame[:0]
 		} else {
+			if !receiving.take(len(line)) {
+				return frame, errReceiving
+			}
 			frame = append(frame, line...)
 		}
 		if err == io.EOF {
 			if len(bytes.TrimSpace(frame)) > 0 {
-				return checked(frame)
+				return frame, checkEncoding(frame)
 			}
-			return nil, io.EOF
+			return frame, io.EOF
 		}
 	}
 }
@@ -106,11 +140,32 @@ func isEmptyLine(line []byte) bool {
 	return len(line) == 1 && line[0] == '\n' || len(line) == 2 && line[0] == '\r' && line[1] == '\n'
 }
 
-func checked(frame []byte) ([]byte, error) {
+func checkEncoding(frame []byte) error {
 	if !utf8.Valid(frame) {
-		return nil, errEncoding
+		return errEncoding
 	}
-	return frame, nil
+	return nil
+}
+
+// receiving counts the bytes of requests that are being received. A nil one is one
+// without a bound.
+type receiving struct{ n atomic.Int64 }
+
+func (r *receiving) take(n int) bool {
+	if r == nil {
+		return true
+	}
+	if r.n.Add(int64(n)) > maxReceiving {
+		r.n.Add(-int64(n))
+		return false
+	}
+	return true
+}
+
+func (r *receiving) release(n int) {
+	if r != nil {
+		r.n.Add(-int64(n))
+	}
 }
 
 // parseRequest reads a frame. The request has its ID also when an error is
@@ -126,6 +181,9 @@ func parseRequest(frame []byte) (request, *Error) {
 		return req, &Error{ClassRequest, ""}
 	}
 	req.ID = fields["id"]
+	if cmd := fields["cmd"]; len(cmd) > 0 && (cmd[0] == '[' || cmd[0] == '{') {
+		return req, &Error{ClassType, "the command's name is no string"}
+	}
 	if err := json.Unmarshal(fields["cmd"], &req.Cmd); err != nil || req.Cmd == "" {
 		return req, &Error{ClassRequest, ""}
 	}
@@ -136,7 +194,11 @@ func parseRequest(frame []byte) (request, *Error) {
 		}
 		req.Args = make(map[string]json.RawMessage, len(named))
 		for name, v := range named {
-			req.Args[strings.ReplaceAll(name, "_", "-")] = v
+			dashed := strings.ReplaceAll(name, "_", "-")
+			if _, both := named[dashed]; both && dashed != name {
+				continue // the name as it is written wins
+			}
+			req.Args[dashed] = v
 		}
 	}
 	return req, nil
@@ -154,6 +216,16 @@ func encodeMessage(v any) ([]byte, error) {
 	}
 	b.WriteByte('\n')
 	return escapeNonASCII(b.Bytes()), nil
+}
+
+// encodeResult is what a command returned as JSON, without the escapes that the
+// library makes for HTML.
+func encodeResult(v any) (json.RawMessage, error) {
+	var b bytes.Buffer
+	enc := json.NewEncoder(&b)
+	enc.SetEscapeHTML(false)
+	err := enc.Encode(v)
+	return b.Bytes(), err
 }
 
 // escapeNonASCII writes runes above ASCII, which in JSON stand only inside

@@ -11,11 +11,9 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"runtime/debug"
 	"sync"
-	"syscall"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // Handler carries out a command. Its result is written as JSON. ctx is done when
@@ -28,7 +26,11 @@ type Handler func(ctx context.Context, call *Call) (any, error)
 type Call struct {
 	args map[string]json.RawMessage
 	send func(progress any)
+	conn *Conn
 }
+
+// Args are the arguments, with '-' for '_' in their names; nil if there are none.
+func (c *Call) Args() map[string]json.RawMessage { return c.args }
 
 // Decode reads the arguments into a struct with json tags; unknown and ill-typed
 // arguments give an *Error of ClassSchema, to be returned as it is.
@@ -52,59 +54,51 @@ func (c *Call) Decode(into any) error {
 // Progress tells the client how far the command is.
 func (c *Call) Progress(v any) { c.send(v) }
 
+// Conn is the connection over which the command came.
+func (c *Call) Conn() *Conn { return c.conn }
+
+// maxConns bounds the connections of a server.
+const maxConns = 4096
+
 // Server serves a control socket.
 type Server struct {
-	path     string
-	listener *net.UnixListener
-	handlers map[string]Handler
-	log      *slog.Logger
-	ctx      context.Context // of all calls
-	cancel   context.CancelFunc
-	wg       sync.WaitGroup
+	path      string
+	made      os.FileInfo // the socket's file
+	listener  *net.UnixListener
+	handlers  map[string]Handler
+	log       *slog.Logger
+	ctx       context.Context // of all calls
+	cancel    context.CancelFunc
+	wg        sync.WaitGroup
+	receiving receiving
+	maxConns  int
 
 	mu     sync.Mutex
-	conns  map[*net.UnixConn]struct{}
+	conns  map[*Conn]struct{}
 	closed bool
 }
 
 // Serve listens at path, in place of a stale socket there, and serves until
-// Close. Calls run under ctx.
+// Close. Calls run under ctx. A path that a living process serves gives an error that
+// wraps EADDRINUSE.
 func Serve(ctx context.Context, path string, handlers map[string]Handler, log *slog.Logger) (*Server, error) {
-	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return nil, fmt.Errorf("control socket: %w", err)
-	}
 	l, err := listenPrivate(path)
 	if err != nil {
 		return nil, fmt.Errorf("control socket %s: %w", path, err)
 	}
+	made, err := os.Lstat(path)
+	if err != nil {
+		l.Close()
+		return nil, fmt.Errorf("control socket: %w", err)
+	}
 	ctx, cancel := context.WithCancel(ctx)
-	s := &Server{path: path, listener: l, handlers: handlers, log: log, ctx: ctx, cancel: cancel, conns: map[*net.UnixConn]struct{}{}}
+	s := &Server{
+		path: path, made: made, listener: l, handlers: handlers, log: log, ctx: ctx, cancel: cancel,
+		maxConns: maxConns, conns: map[*Conn]struct{}{},
+	}
 	s.wg.Add(1)
 	go s.accept()
 	return s, nil
-}
-
-// listenPrivate makes a socket that at no moment is open to others: it is bound
-// under a name that nobody knows and renamed when its mode is right.
-func listenPrivate(path string) (*net.UnixListener, error) {
-	temp := fmt.Sprintf("%s.%d", path, os.Getpid())
-	if err := os.Remove(temp); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return nil, err
-	}
-	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: temp, Net: "unix"})
-	if err != nil {
-		return nil, err
-	}
-	l.SetUnlinkOnClose(false)
-	if err = os.Chmod(temp, 0o600); err == nil {
-		err = os.Rename(temp, path)
-	}
-	if err != nil {
-		l.Close()
-		os.Remove(temp)
-		return nil, err
-	}
-	return l, nil
 }
 
 // Path returns where the socket is.
@@ -120,16 +114,20 @@ func (s *Server) Close() error {
 	}
 	s.closed = true
 	for c := range s.conns {
-		c.SetReadDeadline(time.Unix(1, 0)) // ends reading of further requests
+		c.c.SetReadDeadline(time.Unix(1, 0)) // ends reading of further requests
+		c.c.SetWriteDeadline(time.Now().Add(lastWords))
 	}
 	s.mu.Unlock()
-	err := s.listener.Close()
-	if rerr := os.Remove(s.path); rerr != nil && !errors.Is(rerr, os.ErrNotExist) {
-		err = errors.Join(err, rerr)
-	}
+	err := errors.Join(s.listener.Close(), removeOwn(s.path, s.made))
 	s.wg.Wait()
 	s.cancel()
 	return err
+}
+
+func (s *Server) isClosed() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.closed
 }
 
 func (s *Server) accept() {
@@ -149,93 +147,117 @@ func (s *Server) accept() {
 			c.Close()
 			continue
 		}
-		s.mu.Lock()
-		if s.closed {
-			s.mu.Unlock()
-			c.Close()
+		if !s.admit(c) {
 			return
 		}
-		s.conns[c] = struct{}{}
-		s.wg.Add(1)
-		s.mu.Unlock()
-		go s.serve(c)
 	}
 }
 
-// checkPeer refuses users other than our own and root.
-func checkPeer(c *net.UnixConn) error {
-	raw, err := c.SyscallConn()
-	if err != nil {
-		return err
+// admit begins to serve a connection, in place of the one that has been idle for
+// longest if there are too many. It returns false when the server is closed.
+func (s *Server) admit(u *net.UnixConn) bool {
+	c := &Conn{server: s, c: u, wake: make(chan struct{}, 1)}
+	c.idleSince.Store(time.Now().UnixNano())
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		u.Close()
+		return false
 	}
-	var cred *unix.Ucred
-	var cerr error
-	err = raw.Control(func(fd uintptr) {
-		cred, cerr = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
-	})
-	if err = errors.Join(err, cerr); err != nil {
-		return err
+	if len(s.conns) >= s.maxConns {
+		victim := s.longestIdle()
+		if victim == nil {
+			s.log.Warn("control socket: too many connections, all of them in use")
+			u.Close()
+			return true
+		}
+		victim.c.Close()
+		delete(s.conns, victim)
 	}
-	if cred.Uid != 0 && int(cred.Uid) != os.Geteuid() {
-		return fmt.Errorf("user %d: %w", cred.Uid, syscall.EPERM)
+	s.conns[c] = struct{}{}
+	s.wg.Add(1)
+	go s.serve(c)
+	return true
+}
+
+func (s *Server) longestIdle() (victim *Conn) {
+	var since int64
+	for c := range s.conns {
+		if idle := c.idleSince.Load(); idle != 0 && !c.kept.Load() && (victim == nil || idle < since) {
+			victim, since = c, idle
+		}
 	}
-	return nil
+	return victim
+}
+
+// received is a frame, or why there are no more that is worth an answer.
+type received struct {
+	frame []byte
+	err   error
 }
 
 // serve answers one connection. Reading runs beside the commands, so that a
 // client that goes away cancels the command it was waiting for.
-func (s *Server) serve(c *net.UnixConn) {
+func (s *Server) serve(c *Conn) {
 	defer s.wg.Done()
+	ctx, cancel := context.WithCancel(s.ctx)
+	frames := make(chan received)
+	var helpers sync.WaitGroup
+	helpers.Go(func() { s.receive(ctx, cancel, c, frames) })
+	helpers.Go(func() { c.sendEvents(ctx) })
 	defer func() {
+		cancel()
+		c.c.Close()
+		helpers.Wait()
+		c.end()
 		s.mu.Lock()
 		delete(s.conns, c)
 		s.mu.Unlock()
-		c.Close()
 	}()
-	ctx, cancel := context.WithCancel(s.ctx)
-	defer cancel()
-
-	frames := make(chan []byte)
-	readerDone := make(chan struct{})
-	go func() {
-		defer close(readerDone)
-		defer close(frames)
-		r := bufio.NewReader(c)
-		for {
-			frame, err := readFrame(r)
-			if err != nil {
-				// A client may end its input (half-close) and still wait for the
-				// answer; any other end means that nobody waits.
-				if err != io.EOF && !errors.Is(err, os.ErrDeadlineExceeded) {
-					s.log.Debug("control socket: request", "err", err)
-					cancel()
-				}
-				return
+	for in := range frames {
+		if in.err != nil {
+			if err := c.write(reply{Error: &Error{ClassRequest, in.err.Error()}}); err != nil {
+				s.log.Debug("control socket: answer", "err", err)
 			}
-			select {
-			case frames <- frame:
-			case <-ctx.Done():
-				return
-			}
+			return
 		}
-	}()
-	defer func() { cancel(); c.Close(); <-readerDone }()
-
-	var writeMu sync.Mutex
-	write := func(v any) error {
-		data, err := encodeMessage(v)
+		c.idleSince.Store(0)
+		err := c.write(s.answer(ctx, cancel, in.frame, c))
+		s.receiving.release(len(in.frame))
+		c.idleSince.Store(time.Now().UnixNano())
 		if err != nil {
-			return err
-		}
-		writeMu.Lock()
-		defer writeMu.Unlock()
-		c.SetWriteDeadline(time.Now().Add(30 * time.Second))
-		_, err = c.Write(data)
-		return err
-	}
-	for frame := range frames {
-		if err := write(s.answer(ctx, cancel, frame, write)); err != nil {
 			s.log.Debug("control socket: answer", "err", err)
+			return
+		}
+	}
+}
+
+// receive reads frames until the input ends.
+func (s *Server) receive(ctx context.Context, cancel context.CancelFunc, c *Conn, frames chan<- received) {
+	defer close(frames)
+	r := bufio.NewReader(c.c)
+	for {
+		frame, err := readFrame(r, &s.receiving)
+		switch {
+		case err == nil:
+		case err == io.EOF || errors.Is(err, os.ErrDeadlineExceeded):
+			// A client may end its input (half-close) and still wait for the
+			// answer; any other end means that nobody waits.
+			return
+		case errors.Is(err, errFrameSize) || errors.Is(err, errReceiving):
+			s.log.Warn("control socket: request", "err", err)
+		default:
+			s.log.Debug("control socket: request", "err", err)
+			cancel()
+			return
+		}
+		select {
+		case frames <- received{frame, err}:
+			if err != nil {
+				return
+			}
+		case <-ctx.Done():
+			s.receiving.release(len(frame))
 			return
 		}
 	}
@@ -243,7 +265,7 @@ func (s *Server) serve(c *net.UnixConn) {
 
 // answer carries out one request. A client that has gone while a command tells its
 // progress ends the command.
-func (s *Server) answer(ctx context.Context, cancel context.CancelFunc, frame []byte, write func(any) error) reply {
+func (s *Server) answer(ctx context.Context, cancel context.CancelFunc, frame []byte, c *Conn) reply {
 	req, bad := parseRequest(frame)
 	out := reply{ID: req.ID}
 	if bad != nil {
@@ -255,20 +277,32 @@ func (s *Server) answer(ctx context.Context, cancel context.CancelFunc, frame []
 		out.Error = &Error{ClassUnknown, "unknown command: " + req.Cmd}
 		return out
 	}
-	call := &Call{args: req.Args, send: func(p any) {
-		if err := write(reply{Progress: p, ID: req.ID}); err != nil {
+	call := &Call{args: req.Args, conn: c, send: func(p any) {
+		if err := c.write(reply{Progress: p, ID: req.ID}); err != nil {
 			s.log.Debug("control socket: progress", "err", err)
 			cancel()
 		}
 	}}
-	result, err := handler(ctx, call)
+	result, err := s.carryOut(ctx, req.Cmd, handler, call)
 	if err == nil {
-		out.Result, err = json.Marshal(result)
+		out.Result, err = encodeResult(result)
 	}
 	if err != nil {
+		out.Result = nil
 		if !errors.As(err, &out.Error) {
 			out.Error = &Error{ClassError, err.Error()}
 		}
 	}
 	return out
+}
+
+// carryOut runs a handler. A panic is an error for the client who met it.
+func (s *Server) carryOut(ctx context.Context, cmd string, handler Handler, call *Call) (result any, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			s.log.Error("control socket: a command panicked", "cmd", cmd, "panic", p, "stack", string(debug.Stack()))
+			err = fmt.Errorf("command %s failed inside; the log has the details", cmd)
+		}
+	}()
+	return handler(ctx, call)
 }
