@@ -11,7 +11,7 @@
 // Calls name files by inode number, not by path, so that renames, hard links
 // and files that are open but unlinked are right by construction. The root is
 // [Root]; numbers fit in 48 bits ([MaxIno]) so that a tree made of trees can put
-// a slot number above them. While an inode is pinned (see [Pinner]), open, or
+// a slot number above them (whose own then do not fit). While an inode is pinned (see [Pinner]), open, or
 // has a name, its number means this inode and no other. A number may be used
 // again for a new file only with another [Attr].Gen.
 //

@@ -67,6 +67,7 @@ const (
 	CopyRange     Feature = "copying of ranges"
 	Feed          Feature = "a change feed of its own changes"
 	StatFSSpace   Feature = "figures of free space"
+	NarrowInos    Feature = "inode numbers of 48 bits"
 	// Mounted only.
 	MmapShared Feature = "shared writable mappings"
 	Locks      Feature = "locks"
