@@ -55,6 +55,10 @@ func (s *server) commands() map[string]control.Handler {
 		"log-level":   s.commandLogLevel,
 		"access-log":  s.commandAccessLog,
 		"drop-caches": s.commandDropCaches,
+		"refresh":     s.commandDropCaches,
+		"drain":       s.commandDrain,
+		"queue":       s.commandQueue,
+		"version":     plain(func() (any, error) { return buildVersion(), nil }),
 	}
 	if v := s.opened.Volume; v != nil {
 		for name, op := range volumeOps {
@@ -62,6 +66,9 @@ func (s *server) commands() map[string]control.Handler {
 				return op(ctx, v, call.Decode, call.Progress)
 			}
 		}
+	}
+	for name, h := range s.opened.Commands {
+		m[name] = h
 	}
 	return m
 }
@@ -199,4 +206,41 @@ func (s *server) commandDropCaches(_ context.Context, call *control.Call) (any, 
 	}
 	debug.FreeOSMemory()
 	return nil, nil
+}
+
+// commandDrain makes everything written durable and waits until what is staged on the
+// local disk is in the store.
+func (s *server) commandDrain(ctx context.Context, call *control.Call) (any, error) {
+	if _, err := s.commandSync(ctx, call); err != nil {
+		return nil, err
+	}
+	if s.opened.Drain == nil {
+		return nil, nil
+	}
+	return nil, s.opened.Drain(ctx)
+}
+
+// commandQueue tells what is staged on the local disk: null for trees that stage nothing.
+func (s *server) commandQueue(_ context.Context, call *control.Call) (any, error) {
+	if err := call.Decode(&struct{}{}); err != nil {
+		return nil, err
+	}
+	if v := s.opened.Volume; v != nil {
+		return v.Blocks.StageQueue(), nil
+	}
+	return nil, nil
+}
+
+// buildVersion says what this process was built from.
+func buildVersion() map[string]string {
+	out := map[string]string{"go": runtime.Version()}
+	if info, ok := debug.ReadBuildInfo(); ok {
+		out["version"] = info.Main.Version
+		for _, s := range info.Settings {
+			if s.Key == "vcs.revision" {
+				out["commit"] = s.Value
+			}
+		}
+	}
+	return out
 }

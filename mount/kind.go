@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"sort"
 
+	"github.com/massif-fs/massif/door/control"
 	"github.com/massif-fs/massif/seal"
 	"github.com/massif-fs/massif/vfs"
 )
@@ -46,6 +47,13 @@ type Opened struct {
 	Drain func(ctx context.Context) error
 	// DropCaches, if not nil, forgets what could be read again.
 	DropCaches func() error
+	// Commands are those that the tree adds to the mount's control socket, or puts in
+	// the place of others.
+	Commands map[string]control.Handler
+	// Socket, if not empty, is where the control socket can be reached besides.
+	Socket string
+	// Subtype is shown in the mount's type, "fuse.SUBTYPE". Default: massif.
+	Subtype string
 	// Close, if not nil, is called after FS.Close.
 	Close func() error
 }

@@ -36,6 +36,7 @@ type server struct {
 	opened  *Opened
 	fuse    *fuse.Server
 	control *control.Server
+	socket  *control.Server // the tree's own; nil: none
 	observe *observer
 	started time.Time
 	running Running
@@ -83,7 +84,11 @@ func Serve(ctx context.Context, spec *Spec, point string, o ServeOptions) error 
 	s.stay(ctx, signals)
 	// Clients that wait for the end get their answer before the socket goes, and
 	// the lock goes last, because its release tells others that all is done.
-	if err := errors.Join(s.control.Close(), s.lock.release()); err != nil {
+	err := s.control.Close()
+	if s.socket != nil {
+		err = errors.Join(err, s.socket.Close())
+	}
+	if err := errors.Join(err, s.lock.release()); err != nil {
 		s.log.Warn("clean-up", "err", err)
 	}
 	return s.goneErr
@@ -179,6 +184,12 @@ func (s *server) start(ctx context.Context, point string, o ServeOptions) (err e
 	if s.control, err = control.Serve(s.work, controlPath, s.commands(), s.log.Logger); err != nil {
 		return err
 	}
+	undo = append(undo, func() { s.control.Close() })
+	if path := s.opened.Socket; path != "" {
+		if s.socket, err = control.Serve(s.work, path, s.commands(), s.log.Logger); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 
@@ -197,7 +208,7 @@ func (s *server) doorOptions() fuse.Options {
 	}
 	options := fuse.Options{
 		FsName:               name,
-		Subtype:              "massif",
+		Subtype:              s.opened.Subtype,
 		AllowOther:           o.EffectiveAllowOther(),
 		NoDefaultPermissions: !o.EffectiveDefaultPermissions(),
 		ReadOnly:             o.ReadOnly,

@@ -45,7 +45,7 @@ func TestParseSpecRefuses(t *testing.T) {
 		"unknown tree key":   {"tree:\n  kind: local\n  path: /x\n  colour: red\n", `line 4, column 3: unknown field "colour"`},
 		"unknown option":     {"tree: {kind: local, path: /x}\nmount:\n  noatme: true\n", `line 3, column 3: unknown option "noatme"; did you mean "noatime"?`},
 		"bad value":          {"tree: {kind: local, path: /x}\nmount:\n  umask: 99\n", "line 3, column 3"},
-		"unknown kind":       {"tree: {kind: tape}\n", `unknown kind of tree "tape"; known kinds: bucket, local, shared, volume`},
+		"unknown kind":       {"tree: {kind: tape}\n", `unknown kind of tree "tape"; known kinds: bucket, local, namespace, shared, volume`},
 		"no kind":            {"tree: {path: /x}\n", `has no "kind"`},
 		"no tree":            {"mount: {}\n", `has no "tree"`},
 		"empty":              {"", "empty"},

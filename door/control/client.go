@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net"
 	"sync"
 	"time"
@@ -16,6 +17,9 @@ type Client struct {
 	conn *net.UnixConn
 	r    *bufio.Reader
 	next int
+	// OnEvents, if not nil, is called with the events that come while Call or Listen
+	// run. It is set before these.
+	OnEvents func([]Event)
 }
 
 // Dial connects to the socket at path.
@@ -59,6 +63,7 @@ func (c *Client) Call(ctx context.Context, cmd string, args, result any, progres
 			return c.failed(ctx, err)
 		}
 		var msg struct {
+			Event    []Event         `json:"event"`
 			Progress json.RawMessage `json:"progress"`
 			Result   json.RawMessage `json:"result"`
 			Error    *Error          `json:"error"`
@@ -68,6 +73,10 @@ func (c *Client) Call(ctx context.Context, cmd string, args, result any, progres
 			return fmt.Errorf("control socket: answer: %w", err)
 		}
 		switch {
+		case msg.Event != nil:
+			if c.OnEvents != nil {
+				c.OnEvents(msg.Event)
+			}
 		case msg.ID != c.next:
 			continue
 		case msg.Progress != nil:
@@ -95,4 +104,31 @@ func (c *Client) failed(ctx context.Context, err error) error {
 		return ctx.Err()
 	}
 	return fmt.Errorf("control socket: %w", err)
+}
+
+// Listen calls OnEvents with the events of the connection's watches until ctx is done,
+// whose error it then returns, or the server ends the connection (nil).
+func (c *Client) Listen(ctx context.Context) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	stop := context.AfterFunc(ctx, func() { c.conn.SetDeadline(time.Unix(1, 0)) })
+	defer stop()
+	for {
+		frame, err := readFrame(c.r, nil)
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return c.failed(ctx, err)
+		}
+		var msg struct {
+			Event []Event `json:"event"`
+		}
+		if err := json.Unmarshal(frame, &msg); err != nil {
+			return fmt.Errorf("control socket: event: %w", err)
+		}
+		if msg.Event != nil && c.OnEvents != nil {
+			c.OnEvents(msg.Event)
+		}
+	}
 }

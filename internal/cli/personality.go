@@ -10,6 +10,7 @@ import (
 
 	"github.com/massif-fs/massif/compat/cloudfuse"
 	"github.com/massif-fs/massif/compat/flexfs"
+	"github.com/massif-fs/massif/compat/wildland"
 )
 
 // personality is a program whose command line massif takes when it is started under
@@ -30,6 +31,12 @@ var personalities = []personality{
 	{Name: "mount.flexfs", What: "the mount client of flexFS, and mount(8)'s helper for the type flexfs", run: runFlexfs},
 	{Name: "cloudfuse", What: "Cloudfuse, which mounts buckets of S3 and containers of Azure storage", run: runCloudfuse, failure: cloudfuse.Failure, secrets: []string{"passphrase", "p"}},
 	{Name: cloudfuse.MonitorName, What: "the health monitor of Cloudfuse, which watches one mount", run: runMonitor, failure: cloudfuse.MonitorName + " error"},
+	{Name: "wildland-fuse", What: "the FUSE driver of Wildland", run: runWildland},
+}
+
+func runWildland(ctx context.Context, args []string, s streams) error {
+	p := wildland.Personality{Out: s.out, Err: s.err, Serve: serveForeground}
+	return p.Run(ctx, args)
 }
 
 func runFlexfs(ctx context.Context, args []string, s streams) error {

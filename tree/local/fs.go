@@ -2,7 +2,9 @@ package local
 
 import (
 	"context"
+	"os"
 	"strconv"
+	"strings"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -373,4 +375,37 @@ func (fs *FS) Readlink(ctx context.Context, c *vfs.Caller, ino vfs.Ino) (string,
 		return "", &vfs.Error{Op: "readlink", Err: err}
 	}
 	return string(buf[:k]), nil
+}
+
+// PathOf tells where an inode is now, relative to the root, "" for the root; of several
+// names one. Inodes that have none in the tree are not found.
+func (fs *FS) PathOf(ino vfs.Ino) (string, bool) {
+	n, err := fs.table.ref(ino)
+	if err != nil {
+		return "", false
+	}
+	defer fs.table.unref(n)
+	root, err := os.Readlink(procPath(fs.root.fd))
+	if err != nil {
+		return "", false
+	}
+	at, err := os.Readlink(procPath(n.fd))
+	switch {
+	case err != nil:
+		return "", false
+	case at == root:
+		return "", true
+	}
+	rel, ok := strings.CutPrefix(at, strings.TrimSuffix(root, "/")+"/")
+	if !ok {
+		return "", false
+	}
+	// The kernel marks what has no name any more; a file may be called so, too.
+	if strings.HasSuffix(rel, " (deleted)") {
+		var st unix.Stat_t
+		if unix.Fstat(n.fd, &st) != nil || st.Nlink == 0 {
+			return "", false
+		}
+	}
+	return rel, true
 }

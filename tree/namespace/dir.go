@@ -216,7 +216,7 @@ func (ns *FS) list(ctx context.Context, c *vfs.Caller, u *union) ([]listed, erro
 		}
 	}
 	ns.mu.RUnlock()
-	layers, _ := ns.layersOf(u)
+	layers, node := ns.layersOf(u)
 	failed := 0
 	var last error
 	for _, layer := range layers {
@@ -228,7 +228,7 @@ func (ns *FS) list(ctx context.Context, c *vfs.Caller, u *union) ([]listed, erro
 	switch {
 	case here == nil && len(layers) == 0:
 		return nil, syscall.ENOENT
-	case last != nil && failed == len(layers) && len(l.nodes) == 0 && len(layers) == 1:
+	case last != nil && failed == len(layers) && len(l.nodes) == 0 && len(layers) == 1 && !node.emptyWhileAbsent():
 		return nil, last
 	}
 	return l.entries(), nil

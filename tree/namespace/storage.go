@@ -24,6 +24,9 @@ type Storage struct {
 	Open func(ctx context.Context) (*Backend, error)
 	// File tells that the storage's root is a file.
 	File bool
+	// EmptyWhileAbsent has what does not exist yet (see Absent) shown as an empty
+	// directory.
+	EmptyWhileAbsent bool
 }
 
 // Backend is an open storage.

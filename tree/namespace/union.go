@@ -188,6 +188,12 @@ type child struct {
 	places    []*place
 }
 
+// emptyWhileAbsent tells whether what is mounted alone at a node is shown as an empty
+// directory while it does not exist.
+func (c *child) emptyWhileAbsent() bool {
+	return c.exists && !c.synthetic && c.places[0].m.item.Storage.EmptyWhileAbsent && IsAbsent(c.places[0].b.why())
+}
+
 // nodeAt copies what the tree of nodes has at a path.
 func (ns *FS) nodeAt(p string) child {
 	ns.mu.RLock()
@@ -343,6 +349,9 @@ func (ns *FS) resolve(ctx context.Context, c *vfs.Caller, u *union, name string)
 	}
 	switch len(cs.files) {
 	case 0:
+		if cs.child.emptyWhileAbsent() {
+			return &found{union: true, child: cs.child}, nil
+		}
 		return nil, cs.nothing()
 	case 1:
 		return &found{one: &cs.files[0]}, nil
