@@ -2,6 +2,7 @@ package cli
 
 import (
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -69,7 +70,7 @@ func mountRows() ([]mountRow, error) {
 	for _, r := range running {
 		row := mountRow{Running: r, State: "detached"}
 		for _, m := range table {
-			if m.Point == r.Point && m.Type == mount.FuseType {
+			if m.Point == r.Point && strings.HasPrefix(m.Type, "fuse") {
 				row.State, row.Options = mount.State(m.Point), m.Options
 			}
 		}

@@ -56,6 +56,7 @@ or an S3 bucket. A local directory can be mounted as it is.`,
 	root.AddCommand(
 		a.volumeCommand(), a.fsckCommand(),
 		a.mountCommand(), a.umountCommand(), a.mountsCommand(), a.statsCommand(), a.logLevelCommand(), a.accessLogCommand(),
+		a.namespaceCommand(), a.ctlCommand(),
 		a.serveCommand(), a.adminCommand(), a.credsCommand(),
 		a.versionCommand(), a.manCommand(), a.helpersCommand(), a.personalitiesCommand(), a.convertCommand(),
 	)

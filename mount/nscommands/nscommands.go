@@ -1,7 +1,7 @@
 // Package nscommands are the commands of a namespace's control socket, in the form that
 // Wildland's FUSE driver gave them: mount, unmount, paths, info, status, clear-cache,
-// fileinfo, dirinfo, add-watch, add-subcontainer-watch, test and, if it is allowed, breakpoint; and one of
-// our own, remove-watch. [Schema] publishes what arguments they take.
+// fileinfo, dirinfo, add-watch, add-subcontainer-watch, test and, if it is allowed, breakpoint; and two of
+// our own, remove-watch and storages-of. [Schema] publishes what arguments they take.
 package nscommands
 
 import (
@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"log/slog"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -62,7 +63,7 @@ func (c *Commands) Handlers() map[string]control.Handler {
 	}
 	handlers := map[string]control.Handler{
 		"mount": c.mount, "unmount": c.unmount, "paths": c.paths, "info": c.info, "status": c.status, "clear-cache": c.clearCache,
-		"fileinfo": c.fileInfo, "dirinfo": c.dirInfo, "test": c.test,
+		"fileinfo": c.fileInfo, "dirinfo": c.dirInfo, "test": c.test, "storages-of": c.storagesOf,
 		"add-watch": c.addWatch, "add-subcontainer-watch": c.addSubcontainerWatch, "remove-watch": c.removeWatch,
 	}
 	if c.opts.Breakpoint {
@@ -385,6 +386,27 @@ func (c *Commands) dirInfo(ctx context.Context, call *control.Call) (any, error)
 		out = append(out, entry{text})
 	}
 	return out, nil
+}
+
+// storagesOf is the command of our own behind "massif namespace info": the ids of the storages that have a
+// file or directory or are mounted below it, each once.
+func (c *Commands) storagesOf(ctx context.Context, call *control.Call) (any, error) {
+	p, err := pathArg(call)
+	if err != nil {
+		return nil, err
+	}
+	if info, err := c.ns.FileInfo(ctx, p); err == nil {
+		return []int{info.ID}, nil
+	}
+	ids, err := c.ns.DirInfo(ctx, p)
+	if err != nil {
+		return nil, wildland(err)
+	}
+	slices.Sort(ids)
+	if ids = slices.Compact(ids); ids == nil {
+		ids = []int{}
+	}
+	return ids, nil
 }
 
 func (c *Commands) test(_ context.Context, call *control.Call) (any, error) {
