@@ -195,6 +195,9 @@ func (ns *FS) mountOne(ctx context.Context, item *Item, lazy bool, changed *chan
 
 	ns.mu.Lock()
 	defer ns.mu.Unlock()
+	if ns.closed {
+		return 0, ns.dropBackendLocked(m.b), syscall.EIO
+	}
 	if err := ns.mainFreeLocked(m); err != nil { // somebody was quicker
 		return 0, ns.dropBackendLocked(m.b), err
 	}

@@ -186,23 +186,55 @@ func (s *watchSet) stopAll() {
 	}
 }
 
-// fromBackend distributes what the backend's watcher has seen.
+// fromBackend distributes what the backend's watcher has seen. What others did is also told
+// to doors, before it is told to watches.
 func (s *watchSet) fromBackend(events []Event) {
 	s.mu.Lock()
+	own := make([]bool, len(events))
+	for i, e := range events {
+		at, ok := s.recent[e]
+		own[i] = ok && time.Since(at) < ownEcho
+	}
+	s.mu.Unlock()
+	if o := s.b.enterOpen(); o != nil {
+		for i, e := range events {
+			if !own[i] {
+				s.b.foreign(o, e)
+			}
+		}
+		s.b.leave()
+	}
+	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.sendLocked(events, nil)
+	s.sendLocked(events, own)
 }
 
-// sendLocked gives each watch what fits. own, if not nil, tells which are own changes; else
-// that is found among the recent ones.
-func (s *watchSet) sendLocked(events []Event, own []bool) {
-	if own == nil {
-		own = make([]bool, len(events))
-		for i, e := range events {
-			at, ok := s.recent[e]
-			own[i] = ok && time.Since(at) < ownEcho
+// foreign tells doors of a change that others made in the storage.
+func (b *backend) foreign(o *opened, e Event) {
+	if e.Type == EventOverflow {
+		b.ns.feed.Send(vfs.Change{Kind: vfs.ChangeAll, Remote: true})
+		return
+	}
+	ctx, c := context.Background(), &vfs.Caller{}
+	a := vfs.Attr{Ino: o.root}
+	dir, name := path.Split(e.Path)
+	for _, part := range strings.Split(strings.Trim(dir, "/"), "/") {
+		if part != "" && o.fs.Lookup(ctx, c, a.Ino, part, &a) != nil {
+			return // it is gone: what was told of it says so
 		}
 	}
+	parent := a.Ino
+	if e.Type != EventModify {
+		b.ns.remote(b, o, vfs.Change{Kind: vfs.ChangeEntry, Parent: parent, Name: name})
+		return
+	}
+	if o.fs.Lookup(ctx, c, parent, name, &a) == nil {
+		b.ns.remote(b, o, vfs.Change{Kind: vfs.ChangeData, Ino: a.Ino, Len: -1})
+	}
+}
+
+// sendLocked gives each watch what fits. own tells which are own changes.
+func (s *watchSet) sendLocked(events []Event, own []bool) {
 	for w := range s.list {
 		var fit []Event
 		for i, e := range events {

@@ -1,12 +1,18 @@
 package localdir
 
 import (
+	"context"
+	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"syscall"
 	"testing"
+	"time"
 
+	"github.com/massif-fs/massif/tree/namespace"
+	"github.com/massif-fs/massif/tree/namespace/kinds"
 	"github.com/massif-fs/massif/vfs"
 )
 
@@ -50,6 +56,76 @@ func TestWithin(t *testing.T) {
 	} {
 		if rel, ok := within("/data", "/alias/", c.target); rel != c.rel || ok != c.ok {
 			t.Errorf("%s: %q, %v", c.target, rel, ok)
+		}
+	}
+}
+
+// What others change below a directory that is watched is told to who watches and to doors.
+func TestForeignChanges(t *testing.T) {
+	ctx, c := context.Background(), &vfs.Caller{}
+	dir := t.TempDir()
+	if err := os.Mkdir(filepath.Join(dir, "sub"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	params, err := kinds.ParseParams(json.RawMessage(fmt.Sprintf(`{"type": "local", "location": %q}`, dir)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	made, err := kinds.Make(params, &kinds.Env{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ns := namespace.New(namespace.Options{})
+	defer ns.Close()
+	ids, errs := ns.Mount(ctx, []namespace.Item{{Paths: []string{"/x", "/y"}, Storage: made.Storage}}, false)
+	if len(errs) > 0 {
+		t.Fatal(errs)
+	}
+	var views []vfs.Ino
+	for _, p := range []string{"x", "y"} {
+		var a vfs.Attr
+		if err := ns.Lookup(ctx, c, vfs.Root, p, &a); err != nil {
+			t.Fatal(err)
+		}
+		if err := ns.Lookup(ctx, c, a.Ino, "sub", &a); err != nil {
+			t.Fatal(err)
+		}
+		views = append(views, a.Ino)
+	}
+	changes, events := make(chan vfs.Change, 1000), make(chan namespace.Event, 1000)
+	stopFeed := ns.Watch(func(ch vfs.Change) { changes <- ch })
+	defer stopFeed()
+	stop, err := ns.WatchStorage(ctx, ids[0], namespace.WatchOptions{Pattern: "*"}, func(list []namespace.Event) {
+		for _, e := range list {
+			events <- e
+		}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stop()
+	if err := os.WriteFile(filepath.Join(dir, "sub", "new"), []byte("1"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	limit := time.After(time.Minute)
+	for told := map[vfs.Ino]bool{}; len(told) < 2; {
+		select {
+		case ch := <-changes:
+			if ch.Kind == vfs.ChangeEntry && ch.Name == "new" && ch.Remote {
+				told[ch.Parent] = true
+			}
+		case <-limit:
+			t.Fatalf("doors are told of %v, not of %v", told, views)
+		}
+	}
+	for {
+		select {
+		case e := <-events:
+			if e == (namespace.Event{Type: namespace.EventModify, Path: "sub/new"}) {
+				return
+			}
+		case <-limit:
+			t.Fatal("no event")
 		}
 	}
 }

@@ -18,7 +18,8 @@ import (
 
 // watcher tells of changes below a directory by inotify(7). Each directory has a watch
 // of its own; of one that appears, first the watch is set and then what is in it already is told as
-// created, so that nothing is lost (but something may be told twice).
+// created, so that nothing is lost (but something may be told twice). Other file systems
+// that are mounted below are left out: the namespace itself may be one of them.
 type watcher struct {
 	root string
 }
@@ -34,7 +35,12 @@ func (w *watcher) watch(fn func([]namespace.Event)) (stop func(), err error) {
 	if err != nil {
 		return nil, fmt.Errorf("inotify: %w", err)
 	}
-	r := &watchRun{root: w.root, fd: fd, file: os.NewFile(uintptr(fd), "inotify"), dirs: map[int32]string{}, wds: map[string]int32{}, fn: fn, quit: make(chan struct{}), done: make(chan struct{})}
+	var st unix.Stat_t
+	if err := unix.Lstat(w.root, &st); err != nil {
+		unix.Close(fd)
+		return nil, fmt.Errorf("inotify: %w", err)
+	}
+	r := &watchRun{dev: st.Dev, root: w.root, fd: fd, file: os.NewFile(uintptr(fd), "inotify"), dirs: map[int32]string{}, wds: map[string]int32{}, fn: fn, quit: make(chan struct{}), done: make(chan struct{})}
 	if err := r.add("", false); err != nil {
 		r.file.Close()
 		return nil, err
@@ -50,6 +56,7 @@ func (w *watcher) watch(fn func([]namespace.Event)) (stop func(), err error) {
 // watchRun is a watcher that runs.
 type watchRun struct {
 	root  string
+	dev   uint64 // file system of the root
 	fd    int
 	file  *os.File
 	dirs  map[int32]string // path of each watch
@@ -62,6 +69,10 @@ type watchRun struct {
 
 // add watches a directory and those below it. With tell, what is in them is told.
 func (r *watchRun) add(dir string, tell bool) error {
+	var st unix.Stat_t
+	if err := unix.Lstat(filepath.Join(r.root, dir), &st); err == nil && st.Dev != r.dev {
+		return nil
+	}
 	wd, err := unix.InotifyAddWatch(r.fd, filepath.Join(r.root, dir), watched)
 	switch {
 	case errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR):
