@@ -175,7 +175,7 @@ The storage is opened at once, and not mounted if that fails, unless --lazy is g
 			defer c.Close()
 			item := nscommands.Item{Paths: args[2:], Storage: params, ReadOnly: readOnly, Remount: replace}
 			request := map[string]any{"items": []nscommands.Item{item}, "lazy": lazy}
-			return notNamespace(c.Call(cmd.Context(), "mount", request, nil, nil))
+			return plainRefusal(notNamespace(c.Call(cmd.Context(), "mount", request, nil, nil)))
 		},
 		ValidArgsFunction: completeMounts,
 	}
@@ -183,6 +183,20 @@ The storage is opened at once, and not mounted if that fails, unless --lazy is g
 	cmd.Flags().BoolVar(&replace, "replace", false, "replace what is mounted at the first path")
 	cmd.Flags().BoolVar(&lazy, "lazy", false, "open the storage when it is first used")
 	return cmd
+}
+
+// plainRefusal takes the form that clients of Wildland know from the error of a single item.
+func plainRefusal(err error) error {
+	var refused *control.Error
+	if !errors.As(err, &refused) {
+		return err
+	}
+	text, ok := strings.CutPrefix(refused.Desc, "["+control.ClassWildland+"(")
+	if !ok || !strings.HasSuffix(text, ")]") || len(text) < 4 {
+		return err
+	}
+	text = text[1 : len(text)-3] // within the quotes
+	return errors.New(strings.NewReplacer(`\'`, `'`, `\\`, `\`).Replace(text))
 }
 
 // storageParams are the parameters of what a user names as a storage.

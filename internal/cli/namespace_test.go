@@ -90,7 +90,7 @@ func TestNamespaceCommands(t *testing.T) {
 
 	w.refuse(1, "no storage /zz", "namespace", "remove", w.mnt, "/zz")
 	w.refuse(1, "Storage already mounted", "namespace", "add", w.mnt, dir, "/data")
-	w.refuse(1, "does not exist", "namespace", "add", w.mnt, "no-such-volume", "/n")
+	w.refuse(1, "massif: /n: there is no volume \"no-such-volume\"", "namespace", "add", w.mnt, "no-such-volume", "/n")
 	w.refuse(2, "absolute path", "namespace", "add", w.mnt, "relative/path", "/n")
 	w.refuse(2, "not well-formed", "ctl", w.mnt, "{")
 	w.refuse(1, "unknown command: zz", "ctl", w.mnt, "zz")

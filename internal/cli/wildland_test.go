@@ -746,6 +746,69 @@ func TestWildlandWatches(t *testing.T) {
 	}
 }
 
+// The request that the original client sends for one container, and E1: what is then mounted.
+func TestWildlandContainer(t *testing.T) {
+	d := startDriver(t)
+	c := d.dial()
+	dir := d.dir("data", "file.txt")
+	paths := []string{
+		"/.users/0xaaa:/.backends/CU/BU", "/.backends/CU/BU", "/.users/0xaaa:/.uuid/CU", "/.uuid/CU", "/.users/0xaaa:/PATH", "/PATH",
+		"/.users/0xaaa:/OTHER", "/OTHER", "/.users/0xaaa:/cat/T", "/cat/T",
+	}
+	var manifests []string
+	for _, p := range paths {
+		manifests = append(manifests, p+"/.manifest.wildland.yaml")
+	}
+	manifests[0] = "/.users/0xaaa:/.backends/CU/BU-pseudomanifest/.manifest.wildland.yaml"
+	extra := `"extra": {"tag": "x", "primary": true, "trusted_owner": null, "subcontainer_of": null, "title": "T", "categories": ["/cat"], "hidden": false}, "remount": true`
+	storage := fmt.Sprintf(`{"object": "storage", "type": "local", "location": %q, "backend-id": "BU", "access": [{"user": "*"}], "owner": "0xaaa", "version": "1", "container-path": "/.uuid/CU", "is-local-owner": true}`, dir)
+	manifest := `{"object": "storage", "type": "pseudomanifest", "content": "object: container\n", "base-dir": "/x", "primary": true, "backend-id": "BU", "owner": "0xaaa", "container-path": "/.uuid/CU", "version": "1", "hidden": true}`
+	for range 2 { // also again: remounted
+		c.mount(item(storage, extra, paths...), item(manifest, extra, manifests...))
+	}
+	var got map[string][]int
+	if err := json.Unmarshal([]byte(c.must("paths", "{}")), &got); err != nil || len(got) != 20 || fmt.Sprint(got["/PATH"]) != "[3]" || fmt.Sprint(got[manifests[3]]) != "[4]" {
+		t.Errorf("paths: %v, %v", got, err)
+	}
+	d.lists("/", ".backends", ".users", ".uuid", "OTHER", "PATH", "cat")
+	for _, p := range []string{"/PATH", "/.uuid/CU", "/cat/T", "/.users/0xaaa:/OTHER"} {
+		d.lists(p, ".manifest.wildland.yaml", "file.txt")
+	}
+	d.ok(os.WriteFile(d.path("/cat/T/new"), []byte("n"), 0o644))
+	d.reads("/PATH/new", "n")
+	if out := c.must("fileinfo", `{"path": "/PATH/file.txt"}`); !strings.Contains(out, `"backend-id":"BU"`) || !strings.Contains(out, `"id":3`) {
+		t.Errorf("fileinfo: %s", out)
+	}
+	for _, id := range []string{"3", "4"} {
+		c.must("unmount", `{"storage-id": `+id+`}`)
+	}
+	d.lists("/")
+}
+
+// Thousands of storages are mounted by one request.
+func TestWildlandManyStorages(t *testing.T) {
+	d := startDriver(t)
+	c := d.dial()
+	dir := d.dir("data", "f")
+	const n = 10000
+	var items []string
+	for i := range n {
+		items = append(items, item(fmt.Sprintf(`{"type": "local", "location": %q, "owner": "0xaaa", "backend-id": "%d"}`, dir, i), "", fmt.Sprintf("/.uuid/%d", i), fmt.Sprintf("/c/%d", i)))
+	}
+	began := time.Now()
+	c.mount(items...)
+	t.Logf("%d storages mounted in %v", n, time.Since(began))
+	entries, err := os.ReadDir(d.path("/c"))
+	if err != nil || len(entries) != n {
+		t.Errorf("%d names, %v", len(entries), err)
+	}
+	d.reads("/c/9999/f", "f")
+	c.must("unmount", `{"storage-id": 10000}`)
+	if _, err := os.Stat(d.path("/c/9999")); !errors.Is(err, syscall.ENOENT) {
+		t.Errorf("after unmount: %v", err)
+	}
+}
+
 func TestWildlandCommandLine(t *testing.T) {
 	w := newWorld(t)
 	for want, args := range map[string][]string{
