@@ -16,6 +16,7 @@ import (
 	_ "github.com/massif-fs/massif/tree/namespace/kinds/delegate" // kinds of storages
 	_ "github.com/massif-fs/massif/tree/namespace/kinds/localdir"
 	_ "github.com/massif-fs/massif/tree/namespace/kinds/memory"
+	_ "github.com/massif-fs/massif/tree/namespace/kinds/timeline"
 	_ "github.com/massif-fs/massif/tree/namespace/kinds/ziparchive"
 )
 

@@ -147,6 +147,8 @@ func (f *file) Sync(ctx context.Context, dataOnly bool) error {
 func (f *file) Close() error {
 	err := f.inner.Close()
 	if f.event != "" && !f.p.dead.Load() {
+		// What the kernel wrote by itself (see Backing) did not come by here.
+		f.ns.own(f.p, f.o, f.number(), vfs.Change{Kind: vfs.ChangeData, Ino: f.ino, Len: -1})
 		f.p.b.watches.didInode(f.o, f.event, f.ino)
 	}
 	f.p.unhold()
