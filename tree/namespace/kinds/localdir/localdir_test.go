@@ -129,3 +129,52 @@ func TestForeignChanges(t *testing.T) {
 		}
 	}
 }
+
+// A directory that is renamed goes on being watched, one that is moved out does not.
+func TestRenamedDirectories(t *testing.T) {
+	dir, outside := t.TempDir(), t.TempDir()
+	if err := os.MkdirAll(filepath.Join(dir, "a", "b"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	events := make(chan namespace.Event, 1000)
+	stop, err := (&watcher{root: dir}).watch(func(list []namespace.Event) {
+		for _, e := range list {
+			events <- e
+		}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stop()
+	expect := func(want ...namespace.Event) {
+		t.Helper()
+		limit := time.After(time.Minute)
+		for len(want) > 0 {
+			select {
+			case e := <-events:
+				if e == want[0] {
+					want = want[1:]
+				} else if e.Path == "lost" || filepath.Base(e.Path) == "unseen" {
+					t.Errorf("event %v", e)
+				}
+			case <-limit:
+				t.Fatalf("no event %v", want[0])
+			}
+		}
+	}
+	do := func(errs ...error) {
+		t.Helper()
+		if err := errors.Join(errs...); err != nil {
+			t.Fatal(err)
+		}
+	}
+	p := func(parts ...string) string { return filepath.Join(append([]string{dir}, parts...)...) }
+	// At once, so that the watcher sees it all afterwards.
+	do(os.Rename(p("a"), p("c")), os.WriteFile(p("c", "b", "new"), nil, 0o644), os.Mkdir(p("a"), 0o755), os.WriteFile(p("a", "second"), nil, 0o644))
+	expect(namespace.Event{Type: namespace.EventDelete, Path: "a"}, namespace.Event{Type: namespace.EventCreate, Path: "c"},
+		namespace.Event{Type: namespace.EventCreate, Path: "c/b/new"}, namespace.Event{Type: namespace.EventCreate, Path: "a"}, namespace.Event{Type: namespace.EventCreate, Path: "a/second"})
+	do(os.Rename(p("c"), filepath.Join(outside, "c")))
+	expect(namespace.Event{Type: namespace.EventDelete, Path: "c"})
+	do(os.WriteFile(filepath.Join(outside, "c", "b", "unseen"), nil, 0o644), os.WriteFile(p("last"), nil, 0o644))
+	expect(namespace.Event{Type: namespace.EventCreate, Path: "last"})
+}

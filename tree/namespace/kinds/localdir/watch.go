@@ -40,7 +40,7 @@ func (w *watcher) watch(fn func([]namespace.Event)) (stop func(), err error) {
 		unix.Close(fd)
 		return nil, fmt.Errorf("inotify: %w", err)
 	}
-	r := &watchRun{dev: st.Dev, root: w.root, fd: fd, file: os.NewFile(uintptr(fd), "inotify"), dirs: map[int32]string{}, wds: map[string]int32{}, fn: fn, quit: make(chan struct{}), done: make(chan struct{})}
+	r := &watchRun{dev: st.Dev, root: w.root, fd: fd, file: os.NewFile(uintptr(fd), "inotify"), dirs: map[int32]string{}, wds: map[string]int32{}, moved: map[int32]string{}, fn: fn, quit: make(chan struct{}), done: make(chan struct{})}
 	if err := r.add("", false); err != nil {
 		r.file.Close()
 		return nil, err
@@ -63,6 +63,9 @@ type watchRun struct {
 	wds   map[string]int32
 	fn    func([]namespace.Event)
 	batch []namespace.Event
+	// moved are the watches of directories that were moved away; those that have not
+	// got another path by the end of the batch lie outside.
+	moved map[int32]string
 	quit  chan struct{}
 	done  chan struct{}
 }
@@ -82,7 +85,7 @@ func (r *watchRun) add(dir string, tell bool) error {
 	case err != nil:
 		return fmt.Errorf("inotify: %w", err)
 	}
-	if old, ok := r.dirs[int32(wd)]; ok { // it was renamed
+	if old, ok := r.dirs[int32(wd)]; ok && r.wds[old] == int32(wd) { // it was renamed
 		delete(r.wds, old)
 	}
 	r.dirs[int32(wd)], r.wds[dir] = dir, int32(wd)
@@ -106,15 +109,28 @@ func (r *watchRun) add(dir string, tell bool) error {
 	return nil
 }
 
-// forget drops the watches of a directory that was moved away.
-func (r *watchRun) forget(dir string) {
+// leave notes that a directory was moved away. Its watches stay for now: if it was moved to
+// another place in the tree, add finds them there, and nothing is lost in between.
+func (r *watchRun) leave(dir string) {
 	for p, wd := range r.wds {
 		if p == dir || strings.HasPrefix(p, dir+"/") {
-			unix.InotifyRmWatch(r.fd, uint32(wd)) // it may be gone already
-			delete(r.wds, p)
-			delete(r.dirs, wd)
+			r.moved[wd] = p
 		}
 	}
+}
+
+// settle drops the watches of directories that were moved out of the tree.
+func (r *watchRun) settle() {
+	for wd, p := range r.moved {
+		if r.dirs[wd] == p {
+			unix.InotifyRmWatch(r.fd, uint32(wd)) // it may be gone already
+			delete(r.dirs, wd)
+			if r.wds[p] == wd {
+				delete(r.wds, p)
+			}
+		}
+	}
+	clear(r.moved)
 }
 
 func (r *watchRun) event(t namespace.EventType, p string) {
@@ -152,6 +168,7 @@ func (r *watchRun) run() {
 			}
 			r.handle(buf[:n])
 		}
+		r.settle()
 		if len(r.batch) > 0 {
 			r.fn(r.batch)
 			r.batch = nil
@@ -200,8 +217,8 @@ func (r *watchRun) record(wd int32, mask uint32, name string) {
 		}
 	case mask&(unix.IN_DELETE|unix.IN_MOVED_FROM) != 0:
 		r.event(namespace.EventDelete, p)
-		if isDir {
-			r.forget(p)
+		if isDir && mask&unix.IN_MOVED_FROM != 0 {
+			r.leave(p)
 		}
 	case mask&unix.IN_CLOSE_WRITE != 0:
 		r.event(namespace.EventModify, p)
