@@ -736,7 +736,7 @@ func TestWildlandWatches(t *testing.T) {
 	c.sees(4, "DELETE dir/g 2")
 
 	for args, want := range map[string]string{
-		`{"storage-id": 99, "pattern": "*"}`: "No storage: 99", `{"storage-id": 1, "pattern": "/x"}`: "Pattern should not start with /", `{"storage-id": 1, "pattern": ""}`: "Pattern is empty",
+		`{"storage-id": 99, "pattern": "*"}`: "No storage: 99", `{"storage-id": 1, "pattern": "/x"}`: "Pattern should not start with /", `{"storage-id": 1, "pattern": ""}`: "the pattern is empty",
 	} {
 		if got := c.refused("WildlandError", "add-watch", args); got != want {
 			t.Errorf("add-watch %s: %s", args, got)

@@ -51,8 +51,13 @@ type Mounted struct {
 	Err error
 }
 
+// known is an error whose text clients of the original driver know, with its capital letter.
+type known string
+
+func (e known) Error() string { return string(e) }
+
 // ErrMounted is wrapped by errors of items whose main path is taken.
-var ErrMounted = errors.New("Storage already mounted under main path")
+var ErrMounted error = known("Storage already mounted under main path")
 
 // ErrUnknown is wrapped by errors about an id that nothing mounted has.
 var ErrUnknown = errors.New("storage not found")

@@ -2,6 +2,7 @@ package namespace
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"path"
 	"strings"
@@ -62,7 +63,7 @@ type watchSet struct {
 // ParsePattern checks a pattern: it must not be empty or begin with a slash.
 func ParsePattern(pattern string) ([]string, error) {
 	if strings.HasPrefix(pattern, "/") {
-		return nil, fmt.Errorf("Pattern should not start with /")
+		return nil, known("Pattern should not start with /")
 	}
 	var parts []string
 	for _, part := range strings.Split(pattern, "/") {
@@ -71,12 +72,12 @@ func ParsePattern(pattern string) ([]string, error) {
 		}
 		part = strings.ReplaceAll(part, "[!", "[^")
 		if _, err := path.Match(part, ""); err != nil {
-			return nil, fmt.Errorf("Pattern %q is malformed", pattern)
+			return nil, fmt.Errorf("pattern %q is malformed", pattern)
 		}
 		parts = append(parts, part)
 	}
 	if len(parts) == 0 {
-		return nil, fmt.Errorf("Pattern is empty")
+		return nil, errors.New("the pattern is empty")
 	}
 	return parts, nil
 }
