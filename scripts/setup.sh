@@ -15,6 +15,7 @@ stress-ng:stress-ng
 git:git
 gcc:gcc
 rsync:rsync
+redis-server:redis-server
 tar:tar
 bindfs:bindfs
 perl:perl

@@ -373,3 +373,22 @@ func certificate(t testing.TB) (certFile, keyFile string) {
 	}
 	return certFile, keyFile
 }
+
+// Redis starts a Redis server (the Debian package) without persistence and returns its
+// address.
+func Redis(t testing.TB) (addr string) {
+	t.Helper()
+	program := Tool(t, "redis-server")
+	for try := 1; ; try++ {
+		addr := address(t)
+		_, port, _ := net.SplitHostPort(addr)
+		cmd := exec.Command(program, "--bind", "127.0.0.1", "--port", port, "--save", "", "--appendonly", "no", "--dir", t.TempDir())
+		err := start(t, cmd, func() error { return dial(addr) })
+		if err == nil {
+			return addr
+		}
+		if try == 5 {
+			t.Fatal(err)
+		}
+	}
+}
