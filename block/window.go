@@ -48,7 +48,13 @@ type readStream struct {
 
 // NewWindow returns the window of a file that was just opened.
 func (s *Store) NewWindow() *Window {
-	return &Window{most: max(firstWindow, min(mostWindow, s.cfg.Budget.Limit()/8)), cost: s.runCost, now: time.Now}
+	return NewWindow(min(mostWindow, s.cfg.Budget.Limit()/8), s.runCost)
+}
+
+// NewWindow returns the window of a file whose content does not lie in a Store: it
+// reaches most bytes ahead at most, and cost tells what fetching 1 MiB takes, in seconds.
+func NewWindow(most int64, cost func() float64) *Window {
+	return &Window{most: max(firstWindow, most), cost: cost, now: time.Now}
 }
 
 // runCost is what fetching maxRun bytes takes, in seconds, by what was measured.
