@@ -85,7 +85,7 @@ func openV1(ctx context.Context, path string, router []byte, cleanup func() erro
 	}
 	im.meta = meta["key"] && meta["value"]
 	var lowest, highest sql.NullInt64
-	if err := im.db.QueryRowContext(ctx, "SELECT min(rowid), max(rowid) FROM entries").Scan(&lowest, &highest); err != nil {
+	if err := im.db.QueryRowContext(brief(ctx), "SELECT min(rowid), max(rowid) FROM entries").Scan(&lowest, &highest); err != nil {
 		return nil, damaged(ctx, err)
 	}
 	if lowest.Int64 < 1 || highest.Int64 >= 1<<40 {
@@ -134,7 +134,7 @@ func (im *v1) split(ino uint64) (row uint64, index int) {
 
 func (im *v1) rowOf(ctx context.Context, key string) (uint64, error) {
 	var row int64
-	err := im.db.QueryRowContext(ctx, "SELECT rowid FROM entries WHERE key = ?", key).Scan(&row)
+	err := im.db.QueryRowContext(brief(ctx), "SELECT rowid FROM entries WHERE key = ?", key).Scan(&row)
 	if errors.Is(err, sql.ErrNoRows) {
 		return 0, badImage("directory %s is missing", key)
 	}
@@ -152,7 +152,7 @@ func (im *v1) dir(ctx context.Context, row uint64) (*v1Dir, error) {
 	im.mu.Unlock()
 	var key string
 	var value []byte
-	err := im.db.QueryRowContext(ctx, "SELECT CAST(key AS TEXT), CASE WHEN length(value) <= ? THEN CAST(value AS BLOB) END FROM entries WHERE rowid = ?", maxRecord, int64(row)).Scan(&key, &value)
+	err := im.db.QueryRowContext(brief(ctx), "SELECT CAST(key AS TEXT), CASE WHEN length(value) <= ? THEN CAST(value AS BLOB) END FROM entries WHERE rowid = ?", maxRecord, int64(row)).Scan(&key, &value)
 	if errors.Is(err, sql.ErrNoRows) {
 		return nil, stale(row)
 	}
@@ -315,7 +315,7 @@ func (im *v1) aci(ctx context.Context, key string) (aciRecord, error) {
 		return a, nil
 	}
 	var value []byte
-	err := im.db.QueryRowContext(ctx, "SELECT CASE WHEN length(value) <= 65536 THEN CAST(value AS BLOB) END FROM entries WHERE key = ?", key).Scan(&value)
+	err := im.db.QueryRowContext(brief(ctx), "SELECT CASE WHEN length(value) <= 65536 THEN CAST(value AS BLOB) END FROM entries WHERE key = ?", key).Scan(&value)
 	switch {
 	case errors.Is(err, sql.ErrNoRows):
 		a = noACI
@@ -468,7 +468,7 @@ func (im *v1) Xattrs(ctx context.Context, ino uint64) (map[string][]byte, error)
 func (im *v1) HasXattrs() bool                                                   { return false }
 
 func (im *v1) Inodes(ctx context.Context) (n uint64, err error) {
-	err = im.db.QueryRowContext(ctx, "SELECT count(*) FROM entries WHERE length(key) = 32").Scan(&n)
+	err = im.db.QueryRowContext(brief(ctx), "SELECT count(*) FROM entries WHERE length(key) = 32").Scan(&n)
 	return n, damaged(ctx, err)
 }
 
@@ -517,7 +517,7 @@ func (im *v1) Routes(ctx context.Context) (Routes, error) {
 
 // readTags reads a table of keys and values, within bounds.
 func readTags(ctx context.Context, db *sql.DB, table string) (map[string]string, error) {
-	rows, err := db.QueryContext(ctx, "SELECT CAST(key AS TEXT), CASE WHEN length(value) <= 1048576 THEN CAST(value AS TEXT) END FROM "+table+" LIMIT 1024")
+	rows, err := db.QueryContext(brief(ctx), "SELECT CAST(key AS TEXT), CASE WHEN length(value) <= 1048576 THEN CAST(value AS TEXT) END FROM "+table+" LIMIT 1024")
 	if err != nil {
 		return nil, damaged(ctx, err)
 	}

@@ -166,7 +166,7 @@ func deviceOf(dev uint64) uint32 {
 }
 
 func (im *v2) Attr(ctx context.Context, ino uint64) (Attr, error) {
-	e, err := im.scan(im.byIno.QueryRowContext(ctx, int64(ino)))
+	e, err := im.scan(im.byIno.QueryRowContext(brief(ctx), int64(ino)))
 	if errors.Is(err, sql.ErrNoRows) {
 		return Attr{}, stale(ino)
 	}
@@ -190,12 +190,12 @@ func (im *v2) Parent(ctx context.Context, dir uint64) (uint64, error) {
 		return 0, err
 	}
 	var parent int64
-	err := im.db.QueryRowContext(ctx, "SELECT parent FROM inode WHERE ino = ?", int64(dir)).Scan(&parent)
+	err := im.db.QueryRowContext(brief(ctx), "SELECT parent FROM inode WHERE ino = ?", int64(dir)).Scan(&parent)
 	return uint64(parent), damaged(ctx, err)
 }
 
 func (im *v2) Lookup(ctx context.Context, dir uint64, name string) (Attr, error) {
-	e, err := im.scan(im.byName.QueryRowContext(ctx, int64(dir), name, []byte(name)))
+	e, err := im.scan(im.byName.QueryRowContext(brief(ctx), int64(dir), name, []byte(name)))
 	if errors.Is(err, sql.ErrNoRows) {
 		if err := im.directory(ctx, dir); err != nil {
 			return Attr{}, err
@@ -210,7 +210,7 @@ func (im *v2) ReadDir(ctx context.Context, dir uint64, after uint64, n int) ([]E
 	if after >= firstCookie {
 		last = int64(after - firstCookie)
 	}
-	rows, err := im.listing.QueryContext(ctx, int64(dir), last, n)
+	rows, err := im.listing.QueryContext(brief(ctx), int64(dir), last, n)
 	if err != nil {
 		return nil, damaged(ctx, err)
 	}
@@ -247,7 +247,7 @@ func (im *v2) Readlink(ctx context.Context, ino uint64) (string, error) {
 	var target []byte
 	err := sql.ErrNoRows
 	if im.target != nil {
-		err = im.target.QueryRowContext(ctx, int64(ino)).Scan(&target)
+		err = im.target.QueryRowContext(brief(ctx), int64(ino)).Scan(&target)
 	}
 	if errors.Is(err, sql.ErrNoRows) {
 		return "", badImage("link %d has no target", ino)
@@ -259,7 +259,7 @@ func (im *v2) Blocks(ctx context.Context, ino uint64, first, n int) ([]Block, er
 	if err := im.typed(ctx, ino, syscall.S_IFREG); err != nil || im.blocks == nil {
 		return nil, err
 	}
-	rows, err := im.blocks.QueryContext(ctx, int64(ino), n, first)
+	rows, err := im.blocks.QueryContext(brief(ctx), int64(ino), n, first)
 	if err != nil {
 		return nil, damaged(ctx, err)
 	}
@@ -281,7 +281,7 @@ func (im *v2) Xattrs(ctx context.Context, ino uint64) (map[string][]byte, error)
 	if !im.xattrs {
 		return nil, nil
 	}
-	rows, err := im.attrsOf.QueryContext(ctx, int64(ino))
+	rows, err := im.attrsOf.QueryContext(brief(ctx), int64(ino))
 	if err != nil {
 		return nil, damaged(ctx, err)
 	}
@@ -301,7 +301,7 @@ func (im *v2) Xattrs(ctx context.Context, ino uint64) (map[string][]byte, error)
 }
 
 func (im *v2) Inodes(ctx context.Context) (n uint64, err error) {
-	err = im.db.QueryRowContext(ctx, "SELECT count(*) FROM inode").Scan(&n)
+	err = im.db.QueryRowContext(brief(ctx), "SELECT count(*) FROM inode").Scan(&n)
 	return n, damaged(ctx, err)
 }
 
@@ -316,7 +316,7 @@ func (im *v2) Routes(ctx context.Context) (Routes, error) {
 	if !im.route {
 		return nil, nil
 	}
-	rows, err := im.db.QueryContext(ctx, `SELECT start, "end", CAST(url AS TEXT) FROM route WHERE length(url) <= 2048 ORDER BY rowid LIMIT ?`, maxRoutes)
+	rows, err := im.db.QueryContext(brief(ctx), `SELECT start, "end", CAST(url AS TEXT) FROM route WHERE length(url) <= 2048 ORDER BY rowid LIMIT ?`, maxRoutes)
 	if err != nil {
 		return nil, damaged(ctx, err)
 	}
