@@ -115,6 +115,8 @@ func (r *renaming) check(ctx context.Context) error {
 		return syscall.EINVAL
 	case r.exchange || b == nil:
 		return nil
+	case b.typ == typeDir && below(r.from, b):
+		return syscall.ENOTEMPTY
 	case a.typ == typeDir && b.typ != typeDir:
 		return syscall.ENOTDIR
 	case a.typ != typeDir && b.typ == typeDir:
