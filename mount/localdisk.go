@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"syscall"
@@ -47,21 +48,24 @@ func (v *Volume) openDisk(o OpenOptions) error {
 	if err := os.MkdirAll(filepath.Dir(dir), 0o700); err != nil {
 		return err
 	}
-	// Each mount of a shared volume on this machine has a cache of its own: the
-	// first one that nobody uses, so that the next mount finds it full.
 	var err error
+	if v.Disk, err = openFreeDisk(dir, size, v.Record.UUID, o.Log); err == nil {
+		v.close = append(v.close, v.Disk.Close)
+	}
+	return err
+}
+
+// openFreeDisk opens a disk cache that several mounts on this machine may want. Each has
+// one of its own: the first that nobody uses, so that the next mount finds it full.
+func openFreeDisk(dir string, size int64, identity string, log *slog.Logger) (disk *cache.Disk, err error) {
 	for i, try := 1, dir; i <= mostCaches; i++ {
-		v.Disk, err = cache.OpenDisk(cache.DiskConfig{Dir: try, Limit: size, Identity: v.Record.UUID, Logger: o.Log})
-		if err == nil {
-			v.close = append(v.close, v.Disk.Close)
-			return nil
-		}
+		disk, err = cache.OpenDisk(cache.DiskConfig{Dir: try, Limit: size, Identity: identity, Logger: log})
 		if !errors.Is(err, syscall.EBUSY) {
-			return err
+			return disk, err
 		}
 		try = fmt.Sprintf("%s.%d", dir, i)
 	}
-	return err
+	return disk, err
 }
 
 // journal returns the configuration of write-back staging, nil for none.

@@ -16,6 +16,7 @@ import (
 //   - "s3://BUCKET/PREFIX", "az://…", "adls://…", "gs://…": a bucket, or a part of one;
 //   - "HOST/VOLUME" or "HOST:PORT/VOLUME": a shared volume, by way of its admin server;
 //   - a path (with a '/' in it) or a name that ends in .yaml, .yml or .json: a spec file;
+//   - one that ends in .fl or .flist: an image;
 //   - anything else: a volume by name.
 //
 // It does not touch what the spec names.
@@ -33,6 +34,12 @@ func Parse(source string) (*Spec, error) {
 	switch filepath.Ext(source) {
 	case ".yaml", ".yml", ".json":
 		return ReadSpec(source)
+	case ".fl", ".flist":
+		path, err := filepath.Abs(source)
+		if err != nil {
+			return nil, err
+		}
+		return &Spec{Tree: Tree{Kind: "image", Config: &ImageTree{Path: path}}, Source: source}, nil
 	}
 	if tree, ok := sharedVolumeOf(source); ok && !exists(source) {
 		return &Spec{Tree: Tree{Kind: "shared", Config: tree}, Source: source}, nil

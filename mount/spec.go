@@ -200,6 +200,9 @@ func (o *Options) decode(node ast.Node) error {
 	return nil
 }
 
+// UnmarshalYAML reads a tree within a tree.
+func (t *Tree) UnmarshalYAML(node ast.Node) error { return t.decode(node) }
+
 // MarshalJSON writes the tree as a spec has it.
 func (t Tree) MarshalJSON() ([]byte, error) {
 	config, err := json.Marshal(t.Config)

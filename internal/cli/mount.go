@@ -16,9 +16,10 @@ func (a *app) mountCommand() *cobra.Command {
 	var foreground, printSpec bool
 	var words optionWords
 	var passphrase passphraseFlags
+	var image imageFlags
 	cmd := &cobra.Command{
 		Use:     "mount SOURCE [MOUNTPOINT]",
-		Short:   "Mount a volume, a bucket or a local directory",
+		Short:   "Mount a volume, a bucket, an image or a local directory",
 		GroupID: "mounts",
 		Long: `Mount SOURCE at the directory MOUNTPOINT.
 
@@ -26,8 +27,12 @@ SOURCE is the name of a volume (see "massif volume list"), HOST/VOLUME for a sha
 volume of the admin server HOST (see "massif creds init"), a bucket whose objects are
 shown as files (s3://BUCKET/PREFIX, az://CONTAINER/PREFIX?account=NAME, adls://…,
 gs://…; parameters such as ?endpoint=URL follow), a URL such as file:///dir (the
-directory, passed through), or a spec file: a YAML or JSON description of the tree and
-its options, which may also name the mount point.
+directory, passed through), an image (a file that ends in .fl or .flist, see
+"massif image"), or a spec file: a YAML or JSON description of the tree and its options,
+which may also name the mount point.
+
+An image or a local directory can get a writable layer on top: --writable for one
+that ends with the mount, --layer NAME for one that stays, --size for its limit.
 
 The mount is served by a process in the background. The command returns when
 the mount answers; otherwise it prints that process's error. The process ends
@@ -45,6 +50,7 @@ spec's "mount" section. In fstab, write the type massif (see
   massif mount 's3://bucket/photos?region=eu-central-1' /mnt/photos --cache-size 50GiB
   massif mount file:///srv/data /mnt/data --foreground
   massif mount admin.example.com/team /mnt/team
+  massif mount debian.fl /mnt/debian --layer web1 --size 2GiB
   massif mount photos.yaml`,
 		Args: rangeArgs(1, "SOURCE", "MOUNTPOINT"),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -53,6 +59,9 @@ spec's "mount" section. In fstab, write the type massif (see
 				return err
 			}
 			if err := words.apply(&spec.Mount); err != nil {
+				return err
+			}
+			if err := image.apply(spec); err != nil {
 				return err
 			}
 			if printSpec {
@@ -81,6 +90,7 @@ spec's "mount" section. In fstab, write the type massif (see
 	flags.BoolVar(&printSpec, "print-spec", false, "print the spec that would be mounted, and stop")
 	flags.VarP(wordList{&words}, "option", "o", "mount `OPTIONS` as mount(8) has them: name or name=value, divided by commas")
 	passphrase.addFD(flags)
+	image.add(flags)
 	for _, opt := range mount.OptionTable() {
 		f := flags.VarPF(&optionFlag{opt, &words}, opt.Name, "", flagHelp(opt))
 		if opt.Arg == "" {

@@ -24,7 +24,8 @@ func newRoot(s streams) *cobra.Command {
 
 A volume is a file system of its own: names and attributes live in a local
 metadata database, file data as compressed, checksummed blocks in a directory
-or an S3 bucket. A local directory can be mounted as it is.`,
+or an S3 bucket. An image is a read-only tree whose content is fetched when it is
+read. A local directory can be mounted as it is.`,
 		Example: `  # Make a volume on this machine and use it.
   massif volume create photos
   massif mount photos /mnt/photos
@@ -49,12 +50,13 @@ or an S3 bucket. A local directory can be mounted as it is.`,
 	root.SetFlagErrorFunc(flagError)
 	root.AddGroup(
 		&cobra.Group{ID: "volumes", Title: "Volumes:"},
+		&cobra.Group{ID: "images", Title: "Images:"},
 		&cobra.Group{ID: "mounts", Title: "Mounts:"},
 		&cobra.Group{ID: "servers", Title: "Shared volumes:"},
 		&cobra.Group{ID: "other", Title: "Other:"},
 	)
 	root.AddCommand(
-		a.volumeCommand(), a.fsckCommand(),
+		a.volumeCommand(), a.fsckCommand(), a.imageCommand(),
 		a.mountCommand(), a.umountCommand(), a.mountsCommand(), a.statsCommand(), a.logLevelCommand(), a.accessLogCommand(),
 		a.namespaceCommand(), a.ctlCommand(),
 		a.serveCommand(), a.adminCommand(), a.credsCommand(),

@@ -289,11 +289,11 @@ func TestCrash(t *testing.T) {
 		{"link over a whiteout", []step{remove("f")}, link("g", "f"), nil},
 	} {
 		t.Run(c.what, func(t *testing.T) {
-			lower := t.TempDir()
+			lower := scratch(t)
 			crashLower(t, lower)
 			// state is what is seen when some operations were done.
 			state := func(ops ...step) string {
-				fs := tree{join(t, t.TempDir(), lower, overlay.Options{})}
+				fs := tree{join(t, scratch(t), lower, overlay.Options{})}
 				for _, op := range ops {
 					if err := op(fs); err != nil {
 						t.Fatal(err)
@@ -311,7 +311,7 @@ func TestCrash(t *testing.T) {
 				allowed = append(allowed, state(append(c.first[:len(c.first):len(c.first)], b)...))
 			}
 			for left := 0; ; left++ {
-				dir := t.TempDir()
+				dir := scratch(t)
 				upper := &crashing{FS: localTree(t, dir, false), left: 1 << 30}
 				fs, err := overlay.New(t.Context(), upper, localTree(t, lower, true), overlay.Options{Volatile: true, Logger: slog.New(slog.DiscardHandler)})
 				if err != nil {

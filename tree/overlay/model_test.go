@@ -329,7 +329,7 @@ func TestModel(t *testing.T) {
 	}
 	for seed := range seeds {
 		t.Run(fmt.Sprint("seed", seed), func(t *testing.T) {
-			upper, lower, plain := t.TempDir(), t.TempDir(), t.TempDir()
+			upper, lower, plain := scratch(t), scratch(t), scratch(t)
 			build(t, seed, 150, lower, plain)
 			before := tree{localTree(t, lower, true)}
 			untouched, err := before.snapshot()

@@ -46,11 +46,11 @@ func newFile(t testing.TB, fs tree, name string) vfs.File {
 // A file that is open for reading when somebody else opens it for writing shows what that
 // one writes, and keeps its number.
 func TestReadersFollow(t *testing.T) {
-	lower := t.TempDir()
+	lower := scratch(t)
 	if err := os.WriteFile(filepath.Join(lower, "f"), []byte("lower content"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	fs := tree{join(t, t.TempDir(), lower, overlay.Options{})}
+	fs := tree{join(t, scratch(t), lower, overlay.Options{})}
 	before, _ := fs.find("f")
 	r := openFile(t, fs, "f", syscall.O_RDONLY)
 	w := openFile(t, fs, "f", syscall.O_RDWR)
@@ -72,7 +72,7 @@ func TestReadersFollow(t *testing.T) {
 // A lower file that is unlinked while it is open can be read, written and is gone with its
 // last user.
 func TestUnlinkedLower(t *testing.T) {
-	lower, upper := t.TempDir(), t.TempDir()
+	lower, upper := scratch(t), scratch(t)
 	if err := os.WriteFile(filepath.Join(lower, "f"), []byte("content"), 0o644); err != nil {
 		t.Fatal(err)
 	}
@@ -112,7 +112,7 @@ func TestUnlinkedLower(t *testing.T) {
 
 func TestLimit(t *testing.T) {
 	const limit = 64 << 10
-	lower, upper := t.TempDir(), t.TempDir()
+	lower, upper := scratch(t), scratch(t)
 	for name, n := range map[string]int{"small": 8 << 10, "large": limit + 1} {
 		if err := os.WriteFile(filepath.Join(lower, name), bytes.Repeat([]byte{1}, n), 0o644); err != nil {
 			t.Fatal(err)
@@ -184,8 +184,8 @@ func TestLimit(t *testing.T) {
 // Whatever is written at once, the limit holds, and the count is what there is.
 func TestLimitParallel(t *testing.T) {
 	const limit = 1 << 20
-	upper := t.TempDir()
-	fs := tree{join(t, upper, t.TempDir(), overlay.Options{Limit: limit})}
+	upper := scratch(t)
+	fs := tree{join(t, upper, scratch(t), overlay.Options{Limit: limit})}
 	var wg sync.WaitGroup
 	var full sync.Map
 	for w := range 8 {
@@ -230,11 +230,11 @@ func TestLimitParallel(t *testing.T) {
 
 // The layer's own things are neither seen nor touched.
 func TestHidden(t *testing.T) {
-	lower := t.TempDir()
+	lower := scratch(t)
 	if err := os.WriteFile(filepath.Join(lower, "f"), nil, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	fs := tree{join(t, t.TempDir(), lower, overlay.Options{})}
+	fs := tree{join(t, scratch(t), lower, overlay.Options{})}
 	ctx := t.Context()
 	var a vfs.Attr
 	if err := fs.Mkdir(ctx, self, vfs.Root, ".massif-work", 0o755, &a); !errors.Is(err, syscall.EPERM) {
@@ -268,7 +268,7 @@ func TestHidden(t *testing.T) {
 }
 
 func TestIdentity(t *testing.T) {
-	upper, lower := t.TempDir(), t.TempDir()
+	upper, lower := scratch(t), scratch(t)
 	for range 2 {
 		if err := join(t, upper, lower, overlay.Options{Identity: "one"}).Close(); err != nil {
 			t.Fatal(err)
@@ -288,7 +288,13 @@ func TestKernelReads(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("mounting needs root")
 	}
-	upper, lower, work, point := t.TempDir(), t.TempDir(), t.TempDir(), t.TempDir()
+	dir := scratch(t)
+	upper, lower, work, point := filepath.Join(dir, "upper"), filepath.Join(dir, "lower"), filepath.Join(dir, "work"), filepath.Join(dir, "point")
+	for _, d := range []string{upper, lower, work, point} {
+		if err := os.Mkdir(d, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
 	crashLower(t, lower)
 	fs := tree{join(t, upper, lower, overlay.Options{})}
 	for _, op := range []func(tree) error{remove("f"), remove("d-dir/f"), chmod("g"), remove("e-dir"), mkdir("e-dir"), create("new")} {
