@@ -151,10 +151,14 @@ func (fs *FS) upperNode(ctx context.Context, dir *node, name string, u, l *vfs.A
 	}
 	switch {
 	case len(redirect) > 0:
-		if n.lower, err = fs.lowerDir(ctx, string(redirect)); err != nil {
-			return nil, fmt.Errorf("the lower directory /%s, which merges with %q: %w", redirect, name, err)
+		path, absolute := strings.CutPrefix(string(redirect), "/")
+		if !absolute {
+			return nil, vfs.WithErrno(syscall.EIO, fmt.Errorf("the layer's redirect %.80q of directory %q is no path from the root", redirect, name))
 		}
-		n.path = string(redirect)
+		if n.lower, err = fs.lowerDir(ctx, path); err != nil {
+			return nil, fmt.Errorf("the lower directory %s, which merges with %q: %w", redirect, name, err)
+		}
+		n.path = path
 	case string(opaque) == "y":
 	case covered && l.IsDir():
 		n.lower, n.path = l.Ino, childPath(dir, name)

@@ -112,7 +112,7 @@ const (
 // Names of attributes behind the prefix. The first two are those of the kernel.
 const (
 	attrOpaque   = "opaque"        // "y": a directory hides the lower one
-	attrRedirect = "redirect"      // path of the lower directory that merges, from the root
+	attrRedirect = "redirect"      // path of the lower directory that merges, from the root: "/a/b"
 	attrOrigin   = "massif.origin" // number of the lower inode that was copied up
 	attrIdentity = "massif.lower"  // of the root: Options.Identity
 )

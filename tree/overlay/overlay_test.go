@@ -297,7 +297,7 @@ func TestKernelReads(t *testing.T) {
 	}
 	crashLower(t, lower)
 	fs := tree{join(t, upper, lower, overlay.Options{})}
-	for _, op := range []func(tree) error{remove("f"), remove("d-dir/f"), chmod("g"), remove("e-dir"), mkdir("e-dir"), create("new")} {
+	for _, op := range []func(tree) error{remove("f"), remove("d-dir/f"), chmod("g"), remove("e-dir"), mkdir("e-dir"), create("new"), rename("d-dir", "moved", 0)} {
 		if err := op(fs); err != nil {
 			t.Fatal(err)
 		}
@@ -306,7 +306,7 @@ func TestKernelReads(t *testing.T) {
 	if err := fs.Close(); err != nil {
 		t.Fatal(err)
 	}
-	err := unix.Mount("overlay", point, "overlay", 0, fmt.Sprintf("lowerdir=%s,upperdir=%s,workdir=%s", lower, upper, work))
+	err := unix.Mount("overlay", point, "overlay", 0, fmt.Sprintf("lowerdir=%s,upperdir=%s,workdir=%s,redirect_dir=on", lower, upper, work))
 	if err != nil {
 		t.Skip("the kernel mounts no overlay here:", err)
 	}
@@ -324,7 +324,10 @@ func TestKernelReads(t *testing.T) {
 	if strings.Join(got, " ") != strings.Join(want, " ") {
 		t.Errorf("the kernel shows %v, not %v", got, want)
 	}
-	if _, err := os.Stat(filepath.Join(point, "d-dir", "f")); !errors.Is(err, os.ErrNotExist) {
+	if _, err := os.Stat(filepath.Join(point, "moved", "f")); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("a removed file: %v", err)
+	}
+	if data, err := os.ReadFile(filepath.Join(point, "moved", "sub-dir", "g")); err != nil || len(data) == 0 {
+		t.Errorf("a file below a renamed directory: %q, %v", data, err)
 	}
 }

@@ -181,7 +181,7 @@ func (r *renaming) ready(ctx context.Context, p *place, dir *node, name string, 
 	p.upper = true
 	switch {
 	case n.lower != 0:
-		return fs.setMark(ctx, n.upper, attrRedirect, []byte(n.path))
+		return fs.setMark(ctx, n.upper, attrRedirect, []byte("/"+n.path))
 	case covered:
 		return fs.setMark(ctx, n.upper, attrOpaque, []byte("y"))
 	}
