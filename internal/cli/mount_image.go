@@ -2,6 +2,7 @@ package cli
 
 import (
 	"path/filepath"
+	"strings"
 
 	"github.com/spf13/pflag"
 
@@ -46,7 +47,7 @@ func (f *imageFlags) apply(spec *mount.Spec) error {
 		return nil
 	}
 	layer := f.layer
-	if filepath.Base(layer) != layer { // a path
+	if strings.Contains(layer, "/") {
 		var err error
 		if layer, err = filepath.Abs(layer); err != nil {
 			return err
