@@ -129,8 +129,8 @@ func (m *Memory) Alloc(n int) *Buffer {
 }
 
 // Insert makes buf, from Alloc, the cached content of the range. The caller keeps
-// its reference and must not write any more. A range that is cached already
-// stays as it is: ranges are immutable.
+// its reference, must not write any more, and gives references to others only
+// afterwards. A range that is cached already stays as it is: ranges are immutable.
 func (m *Memory) Insert(id uint64, frame uint32, buf *Buffer) {
 	s := m.shard(id)
 	s.mu.Lock()

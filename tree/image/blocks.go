@@ -286,13 +286,11 @@ func (b *blocks) fetch(ctx context.Context, blk flist.Block) (data []byte, free 
 	}
 	if buf != nil {
 		buf.SetLen(len(data))
+		b.memory.Insert(b.memoryKey(blk), 0, buf)
 	}
 	if b.disk != nil && !fromDisk {
 		// Without a buffer the bytes are this flight's, which nobody writes any more.
 		b.disk.Add(diskKey(blk), 1, []cache.Range{{Slot: 0, Data: data}}, buf)
-	}
-	if buf != nil {
-		b.memory.Insert(b.memoryKey(blk), 0, buf)
 	}
 	return data, free, nil
 }
