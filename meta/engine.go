@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -62,7 +63,10 @@ type Engine struct {
 	leases   leaseTable
 	absent   absentTable
 	recent   recentTable
-	opening  bool // Open has not returned: it ends sessions that do not come back
+	instance uint64 // tells this engine from those that had the volume open before
+	// replayKey, if not nil, is of changes that were acknowledged before they were durable.
+	replayKey atomic.Pointer[[]byte]
+	opening   bool // Open has not returned: it ends sessions that do not come back
 }
 
 // Options are what an engine may be opened with. The zero value will do.
@@ -185,6 +189,9 @@ func Open(ctx context.Context, db kv.DB, o Options) (*Engine, error) {
 		if err := e.loadPending(v); err != nil {
 			return err
 		}
+		if err := e.loadReplayKey(v); err != nil {
+			return err
+		}
 		return e.quotas.load(v, f)
 	})
 	e.opening = true
@@ -228,6 +235,7 @@ func newEngine(db kv.DB, o Options) *Engine {
 	e.ctx, e.cancel = context.WithCancel(context.Background())
 	e.reaper.kick = make(chan struct{}, 1)
 	e.recent.now.Store(1)
+	e.instance = rand.Uint64()
 	e.leases.limit = int64(o.SessionLeases)
 	if e.leases.limit == 0 {
 		e.leases.limit = DefaultSessionLeases
@@ -348,6 +356,7 @@ func (e *Engine) Close() error {
 			if err := e.stopClock(w); err != nil {
 				return err
 			}
+			w.Delete(keyEarly()) // all is durable when this is
 			return errors.Join(e.inos.giveBack(w), e.blocks.giveBack(w))
 		}), e.db.Sync(ctx))
 	}

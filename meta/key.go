@@ -33,6 +33,7 @@ const (
 	kindReplay     = 'r'
 	kindAllocation = 'A'
 	kindPending    = 'w'
+	kindEarly      = 'E'
 )
 
 // Names of the counters.

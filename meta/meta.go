@@ -189,6 +189,22 @@ type Session interface {
 	Close() error
 }
 
+// InodeSyncer is a Session that knows of which inodes changes are lost that it had
+// returned from.
+type InodeSyncer interface {
+	// SyncInode is Sync for somebody who has changed one inode: EIO, once, if changes of
+	// it are lost. Sync returns EIO, once, if changes of any are.
+	SyncInode(ctx context.Context, ino vfs.Ino) error
+}
+
+// SyncInode is SyncInode of a session, or its Sync.
+func SyncInode(ctx context.Context, s Session, ino vfs.Ino) error {
+	if is, ok := s.(InodeSyncer); ok {
+		return is.SyncInode(ctx, ino)
+	}
+	return s.Sync(ctx)
+}
+
 // Creator is a Session that can make a regular file and use it in one step, so that it
 // is still there when its maker opens it, whatever others do to its name.
 type Creator interface {

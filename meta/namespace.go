@@ -199,17 +199,19 @@ func (s *session) make(ctx context.Context, op string, c *vfs.Caller, parent vfs
 	if s.e.readOnly {
 		return syscall.EROFS
 	}
-	id, err := s.e.inos.take(ctx, 1)
+	ino, err := s.newIno(ctx)
 	if err != nil {
 		return fail(op, name, err)
 	}
-	ino := vfs.Ino(id)
 	err = s.e.update(ctx, s, []vfs.Ino{parent, ino}, func(t *txn) error {
 		dir, err := t.loadDir(parent)
 		if err != nil {
 			return err
 		}
 		if err := t.free(parent, name); err != nil {
+			return err
+		}
+		if err := t.unused(ino); err != nil {
 			return err
 		}
 		in := inode{

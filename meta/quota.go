@@ -215,7 +215,7 @@ func (t *txn) flushCharges() error {
 		t.add(c.q, bytes, counterBytes, c.bytes)
 		t.add(c.q, inodes, counterInodes, c.inodes)
 	}
-	if err := t.e.quotas.hold(t.charges); err != nil {
+	if err := t.e.quotas.hold(t.charges, replayOf(t.ctx).again()); err != nil {
 		return err
 	}
 	t.charged = true
@@ -234,12 +234,17 @@ func (t *txn) add(q *quota, which byte, counter string, delta int64) {
 	t.w.Add(t.key, delta)
 }
 
-func (qt *quotaTable) hold(charges []charge) error {
+// hold checks that there is room for charges, but for those that there was room for
+// once already, and holds it.
+func (qt *quotaTable) hold(charges []charge, again bool) error {
 	qt.mu.Lock()
 	defer qt.mu.Unlock()
 	for i := range charges {
 		c := &charges[i]
 		c.hold, c.holdInodes = max(c.bytes-c.given, 0), max(c.inodes, 0)
+		if again {
+			continue
+		}
 		if err := c.q.room(c.hold, c.holdInodes); err != nil {
 			return err
 		}

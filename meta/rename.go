@@ -90,6 +90,7 @@ func (r *rename) run(t *txn, replaced *vfs.Attr) error {
 // itself, and where it moves between quotas its whole subtree does.
 func (r *rename) checkMove(t *txn, n, target *node) error {
 	exchange := r.flags == vfs.RenameExchange
+	t.lonely = n.isDir() || exchange && target.isDir() // the walk up reads what it does not load
 	if n.isDir() {
 		if err := t.outside(n.ino, r.newParent); err != nil {
 			return err

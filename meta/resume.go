@@ -48,6 +48,8 @@ type absentTable struct {
 	// monotonic.
 	leased int64
 	some   atomic.Bool // there are any
+	// unsettled: they may have changes to make again, so that everybody waits for them.
+	unsettled bool
 }
 
 // ErrNoSession is wrapped by the error of resuming a session that does not exist, or
@@ -139,10 +141,14 @@ func (a *absentTable) wait(ctx context.Context) error {
 	}
 }
 
-// waitLeases waits until nobody uses what was leased of the engine before this one.
-func (a *absentTable) waitLeases(ctx context.Context) error {
+// waitChanges waits until changes may be made: nobody uses what was leased of the engine
+// before this one, and all that were acknowledged then have been made again.
+func (a *absentTable) waitChanges(ctx context.Context) error {
 	if !a.some.Load() {
 		return nil
+	}
+	if a.unsettled {
+		return a.wait(ctx)
 	}
 	a.mu.Lock()
 	over := a.over
@@ -193,6 +199,7 @@ func (e *Engine) keepAbsent(ctx context.Context, o Options) error {
 	}
 	e.absent.m, e.absent.over = found, make(chan struct{})
 	e.absent.leased = monotonic() + int64(o.LeaseGrace)
+	e.absent.unsettled = e.replayKey.Load() != nil
 	e.absent.some.Store(true)
 	e.log.Info("waiting for the clients that were here before", "sessions", len(found), "for", o.Grace)
 	return nil
@@ -350,7 +357,32 @@ type Replay struct {
 	Reply func(dst []byte) []byte
 	// Gone is what a Commit returns, for Reply.
 	Gone []bool
+
+	// What became of the call, when it has returned. Foreign: what it did, or its error,
+	// depends on changes of others that are not durable, so that nobody may hear of it
+	// before these are. Committed: it has changed the volume, at the stamp Stamp and by
+	// the clock Now, which the sync numbered Sync makes durable. Stamps of changes that
+	// depend on each other ascend.
+	Foreign, Committed bool
+	Stamp, Sync        uint64
+	Now                vfs.Time
+
+	// Again, if not nil, makes the call once more what it was before a crash took it
+	// back: at that time, with that new inode, whatever quotas say. Only for a session
+	// that is absent: EIO else.
+	Again *Again
 }
+
+// Again is what of a call is not decided anew.
+type Again struct {
+	Now vfs.Time
+	Ino vfs.Ino // that it made; 0: none
+}
+
+func (r *Replay) again() bool { return r != nil && r.Again != nil }
+
+// errTooLate is the error of a change that comes again when others have been let in.
+var errTooLate = errors.New("the volume has been changed by others since it was opened")
 
 // replayOf returns the Replay that a call was given; nil: none.
 func replayOf(ctx context.Context) *Replay {

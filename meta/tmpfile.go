@@ -13,15 +13,17 @@ func (s *session) Tmpfile(ctx context.Context, c *vfs.Caller, parent vfs.Ino, mo
 	if s.e.readOnly {
 		return syscall.EROFS
 	}
-	id, err := s.e.inos.take(ctx, 1)
+	ino, err := s.newIno(ctx)
 	if err != nil {
 		return fail("tmpfile", "", err)
 	}
-	ino := vfs.Ino(id)
 	s.Open(ino)
 	err = s.e.update(ctx, s, []vfs.Ino{parent, ino}, func(t *txn) error {
 		dir, err := t.loadDir(parent)
 		if err != nil {
+			return err
+		}
+		if err := t.unused(ino); err != nil {
 			return err
 		}
 		in := inode{

@@ -54,6 +54,9 @@ type txn struct {
 	relaid  []Recall  // data whose layout changes, not what it says
 	marked  []vfs.Ino // inodes marked in the table of leases, in this run
 	recent  []vfs.Ino // inodes marked as not durable
+	synced  uint64    // the sync that makes the commit durable
+	foreign bool      // depends on what others have changed and is not durable
+	lonely  bool      // may depend on it in ways that are not looked for
 	cached  bool      // the attribute cache knows of the commit
 	charged bool
 	partial bool   // not the last transaction of its call
@@ -131,11 +134,12 @@ func (e *Engine) transact(ctx context.Context, s *session, inos []vfs.Ino, c com
 	if s != nil && s.closed.Load() {
 		return vfs.WithErrno(syscall.EIO, errSessionClosed)
 	}
-	if e.absent.some.Load() && !e.opening {
+	replay := replayOf(ctx)
+	if e.absent.some.Load() && !e.opening && !replay.again() {
 		if c == impatient {
 			return errRecall
 		}
-		if err := e.absent.waitLeases(ctx); err != nil {
+		if err := e.absent.waitChanges(ctx); err != nil {
 			return interrupted(err)
 		}
 	}
@@ -172,6 +176,7 @@ func (e *Engine) transact(ctx context.Context, s *session, inos []vfs.Ino, c com
 	}
 	t.leave()
 	t.unmark(t.held)
+	t.tellReplay(replay, err)
 	t.release()
 	if errors.Is(err, kv.ErrUnknown) {
 		err = errors.Join(err, e.recount())
@@ -247,7 +252,7 @@ func (t *txn) reset() {
 	t.changes = t.changes[:0]
 	t.named = t.named[:0]
 	t.relaid = t.relaid[:0]
-	t.partial = false
+	t.partial, t.foreign, t.lonely = false, false, false
 	t.written = t.written[:0]
 	t.revives = false
 	clear(t.then)
@@ -263,6 +268,12 @@ func (t *txn) runOnce(w kv.Txn) error {
 	}
 	t.w, t.r = w, w
 	t.now = t.e.now()
+	if r := replayOf(t.ctx); r.again() {
+		if !t.e.absent.has(t.from.id) { // others have been let in
+			return vfs.WithErrno(syscall.EIO, errTooLate)
+		}
+		t.now = r.Again.Now
+	}
 	t.stamp = t.e.clock.tick(t.now)
 	if err := t.body(t); err != nil {
 		return err

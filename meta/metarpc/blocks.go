@@ -92,6 +92,9 @@ func (b *blockSession) Done() <-chan struct{}     { return b.ss.over }
 
 // Uses implements blockgate.Session.
 func (b *blockSession) Uses(ctx context.Context, ino vfs.Ino, chunk uint32, id block.ID) (size uint32, ranges []block.Range, err error) {
+	if err := b.ss.vol.Engine.AwaitSessions(ctx, b.ss.halt); err != nil {
+		return 0, nil, err
+	}
 	ino = b.ss.real(ino)
 	sees, err := b.ss.sees(ctx, ino)
 	if err != nil {

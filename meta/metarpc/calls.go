@@ -633,15 +633,6 @@ func (c *Client) ReleaseLocks(ctx context.Context, ino vfs.Ino, owner uint64, ki
 	return err
 }
 
-// Sync implements meta.Session. Where replies come when changes are durable there
-// is nothing left to do.
-func (c *Client) Sync(ctx context.Context) error {
-	if c.durable {
-		return nil // what was acknowledged is on stable storage, whatever became of the session
-	}
-	return c.simple(ctx, c.begin(opSync))
-}
-
 // Command gives the server a command (see Volume.Command) and returns what it says.
 // EACCES for a token that is not for administration.
 func (c *Client) Command(ctx context.Context, name string, args []byte) ([]byte, error) {

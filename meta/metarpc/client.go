@@ -43,7 +43,7 @@ type Client struct {
 
 	format   atomic.Pointer[meta.Format]
 	limited  atomic.Bool // there are quotas
-	durable  bool
+	relaxed  atomic.Bool // replies do not tell what is durable
 	readOnly bool
 	root     vfs.Ino
 	lease    time.Duration
@@ -71,6 +71,7 @@ type Client struct {
 	ids   blockIDs
 	feed  changeFeed
 	cache leaseCache
+	kept  keptCalls
 
 	cancel context.CancelFunc
 	ctx    context.Context
@@ -173,6 +174,7 @@ func Dial(ctx context.Context, cfg ClientConfig) (*Client, error) {
 		}
 	}
 	c.cfg.Hello.cache = !cfg.NoCache
+	c.cfg.Hello.early = true
 	c.cache.init(cfg.CacheInodes)
 	c.uses.init()
 	c.locks.init()
@@ -181,7 +183,9 @@ func Dial(ctx context.Context, cfg ClientConfig) (*Client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("metadata server: %w", err)
 	}
-	c.durable, c.readOnly, c.lease, c.life = w.durable, w.readOnly, w.lease, w.life
+	c.readOnly, c.lease, c.life = w.readOnly, w.lease, w.life
+	c.relaxed.Store(!w.durable)
+	c.kept.connected(w.instance, true)
 	c.format.Store(&w.format)
 	c.limited.Store(w.limited)
 	c.root = w.root
@@ -275,6 +279,11 @@ func (c *Client) begin(o op) *call {
 // the caller gives back with end.
 func (c *Client) finish(ctx context.Context, k *call) (decoder, error) {
 	free := c.permits
+	for ops[k.op].early && c.kept.full() {
+		if err := c.simple(ctx, c.begin(opSync)); err != nil {
+			return decoder{}, err
+		}
+	}
 	switch {
 	case ops[k.op].slot:
 		slots := c.slots

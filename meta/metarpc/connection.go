@@ -76,6 +76,17 @@ func (c *Client) receive(l *link, kind frameKind, body []byte) error {
 	switch kind {
 	case frameReply:
 		return c.replied(body)
+	case frameEarly:
+		return c.early(body)
+	case frameDurable:
+		d := decoder{b: body}
+		sync := d.uint()
+		if err := d.done(); err != nil {
+			return err
+		}
+		c.kept.done(sync)
+	case frameSettled:
+		return c.settled(body)
 	case framePong:
 		return c.pong(body)
 	case frameRecall:
@@ -117,7 +128,11 @@ func (c *Client) replied(body []byte) error {
 	if len(body) < 8 {
 		return errMalformed
 	}
-	id := binary.LittleEndian.Uint64(body)
+	return c.answered(binary.LittleEndian.Uint64(body), body[8:])
+}
+
+// answered hands the reply to a call on.
+func (c *Client) answered(id uint64, reply []byte) error {
 	c.mu.Lock()
 	k := c.pending[id]
 	delete(c.pending, id)
@@ -126,7 +141,7 @@ func (c *Client) replied(body []byte) error {
 		return nil // its caller was interrupted
 	}
 	detached := k.detached
-	k.reply = append(k.reply[:0], body[8:]...)
+	k.reply = append(k.reply[:0], reply...)
 	c.mu.Unlock()
 	c.learn(k, k.reply)
 	if k.key.use && (!detached || k.op == opTmpfile) {
@@ -249,7 +264,6 @@ func (c *Client) resume(l *link, w *welcome) {
 		c.feed.Send(vfs.Change{Kind: vfs.ChangeAll, Remote: true})
 	}
 	c.uses.mu.Lock() // so that no change of uses comes in between
-	frames := c.restoration()
 	c.mu.Lock()
 	if c.ended != nil {
 		c.mu.Unlock()
@@ -257,6 +271,8 @@ func (c *Client) resume(l *link, w *welcome) {
 		l.close(c.ended)
 		return
 	}
+	c.relaxed.Store(!w.durable)
+	frames := c.restoration(c.kept.connected(w.instance, c.session == w.session))
 	c.session, c.secret = w.session, w.secret
 	c.link = l
 	ids := make([]uint64, 0, len(c.pending))
@@ -386,6 +402,12 @@ func (c *Client) recalled(l *link, body []byte) error {
 
 // Close implements meta.Session.
 func (c *Client) Close() error {
+	var lost error
+	if c.kept.any() {
+		ctx, cancel := context.WithTimeout(c.ctx, max(c.life, time.Second))
+		lost = c.Sync(ctx)
+		cancel()
+	}
 	c.uses.flush(c)
 	c.mu.Lock()
 	l := c.link
@@ -415,5 +437,5 @@ func (c *Client) Close() error {
 	if q := c.cache.queue.Load(); q != nil {
 		q.Close()
 	}
-	return nil
+	return lost
 }

@@ -26,6 +26,7 @@ const (
 	framePing    frameKind = 6 // a number, comes back in the pong
 	frameAck     frameKind = 7 // ids of recalls
 	frameBye     frameKind = 8 // the client ends the session
+	frameAgain   frameKind = 9 // before a restoration: a change that was acknowledged early, see early.go
 
 	// From the server.
 	frameWelcome frameKind = 65
@@ -37,6 +38,9 @@ const (
 	frameLeave   frameKind = 71 // the server goes down: come back in a moment
 	frameEnd     frameKind = 72 // the session has ended: why
 	frameFormat  frameKind = 73 // the volume's settings have changed, or whether it has quotas
+	frameEarly   frameKind = 74 // a reply to a change that is not durable yet, with what it takes to make it again
+	frameDurable frameKind = 75 // which of these are durable by now
+	frameSettled frameKind = 76 // what a restoration's changes have come to, and that they are durable
 )
 
 const (

@@ -28,6 +28,8 @@ type handler struct {
 	borrowed bool
 	caller   vfs.Caller
 	replay   *meta.Replay // of the call; nil: none
+	made     vfs.Ino      // the new inode of a call that made one
+	receipt  []byte       // of a change that is acknowledged early
 
 	// Leases that the reply speaks of: they are looked at again when it is sent.
 	epoch  uint64
@@ -70,11 +72,14 @@ func (h *handler) tell(l meta.Lease, at int, bit uint8) {
 // early tells whether the reply speaks of what is not durable yet.
 func (h *handler) early() bool {
 	ss := h.ss
-	if ss.sync == nil || ss.vol.Relaxed {
+	if ss.sync == nil || ss.vol.Relaxed || ss.vol.Engine.AllDurable() {
 		return false
 	}
+	if h.denied != nil { // by where directories are, which may not be durable
+		return true
+	}
 	for _, ino := range h.spoken {
-		if !ss.vol.Engine.Durable(ino) {
+		if !ss.vol.Engine.Durable(ino, ss.author()) {
 			return true
 		}
 	}
@@ -183,6 +188,10 @@ func (h *handler) do(ctx context.Context, o op) error {
 		}
 		return err
 	}
+	made := func(err error) error {
+		h.made = a.Ino
+		return attr(err)
+	}
 	switch o {
 	case opStatFS:
 		cr, ino := h.cr(), h.ino()
@@ -237,19 +246,19 @@ func (h *handler) do(ctx context.Context, o op) error {
 		if err := h.read(); err != nil {
 			return err
 		}
-		return attr(ms.Mknod(ctx, cr, parent, name, mode, rdev, &a))
+		return made(ms.Mknod(ctx, cr, parent, name, mode, rdev, &a))
 	case opMkdir:
 		cr, parent, name, mode := h.cr(), h.ino(), h.d.name(), h.d.u32()
 		if err := h.read(); err != nil {
 			return err
 		}
-		return attr(ms.Mkdir(ctx, cr, parent, name, mode, &a))
+		return made(ms.Mkdir(ctx, cr, parent, name, mode, &a))
 	case opSymlink:
 		cr, parent, name, target := h.cr(), h.ino(), h.d.name(), h.d.str(2*vfs.MaxSymlink)
 		if err := h.read(); err != nil {
 			return err
 		}
-		return attr(ms.Symlink(ctx, cr, parent, name, target, &a))
+		return made(ms.Symlink(ctx, cr, parent, name, target, &a))
 	case opLink:
 		cr, ino, parent, name := h.cr(), h.ino(), h.ino(), h.d.name()
 		if err := h.read(); err != nil {
@@ -265,7 +274,7 @@ func (h *handler) do(ctx context.Context, o op) error {
 		if err == nil {
 			h.ss.usedAlready(h.slot, a.Ino)
 		}
-		return attr(err)
+		return made(err)
 	case opUnlink:
 		cr, parent, name := h.cr(), h.ino(), h.d.name()
 		if err := h.read(); err != nil {
@@ -350,6 +359,9 @@ func (h *handler) do(ctx context.Context, o op) error {
 		}
 		return ms.ReleaseLocks(ctx, ino, owner, kind)
 	case opSync:
+		if h.ss.sync != nil && !h.ss.vol.Relaxed {
+			return nil // the reply waits for it
+		}
 		return ms.Sync(ctx)
 	case opWatch:
 		on := h.d.bool()

@@ -38,6 +38,7 @@ type Hello struct {
 	Info     meta.SessionInfo
 
 	cache                  bool // the client wants leases
+	early                  bool // it can make changes again that a crash took back
 	minVersion, maxVersion uint64
 	session                uint64 // to be resumed; 0: a new one
 	secret                 []byte
@@ -58,6 +59,7 @@ func (h *Hello) encode(e *encoder) {
 	e.uint(uint64(max(h.Info.PID, 0)))
 	e.str(h.Info.Mountpoint)
 	e.str(h.Info.Version)
+	e.bool(h.early)
 }
 
 func (h *Hello) decode(body []byte) error {
@@ -68,6 +70,12 @@ func (h *Hello) decode(body []byte) error {
 	*h = Hello{minVersion: d.uint(), maxVersion: d.uint(), Token: d.str(4 << 10), Volume: d.str(256), At: d.str(256), ReadOnly: d.bool(), cache: d.bool(),
 		session: d.uint(), secret: append([]byte(nil), d.bytes(secretSize)...),
 		Info: meta.SessionInfo{Host: d.str(256), PID: int(d.u32()), Mountpoint: d.str(4 << 10), Version: d.str(256)}}
+	if d.bad {
+		return errMalformed
+	}
+	if len(d.b) > 0 { // an earlier version ends here
+		h.early = d.bool()
+	}
 	if d.bad { // bytes left over are of a later version
 		return errMalformed
 	}
@@ -112,6 +120,8 @@ type welcome struct {
 	readOnly bool
 	server   string  // the server's program and version
 	root     vfs.Ino // the volume's number of what the client calls vfs.Root
+	early    bool    // replies to changes may come before they are durable, see early.go
+	instance uint64  // tells the engine from those that had the volume before
 }
 
 func (w *welcome) encode(e *encoder) error {
@@ -138,6 +148,8 @@ func (w *welcome) encode(e *encoder) error {
 	e.bool(w.readOnly)
 	e.str(w.server)
 	e.uint(uint64(w.root))
+	e.bool(w.early)
+	e.uint(w.instance)
 	return nil
 }
 
@@ -160,6 +172,9 @@ func (w *welcome) decode(body []byte) error {
 		w.life = time.Duration(d.most(maxPeriod)) * time.Millisecond
 		w.durable, w.limited, w.readOnly, w.server = d.bool(), d.bool(), d.bool(), d.str(256)
 		w.root = d.ino()
+		if !d.bad && len(d.b) > 0 { // an earlier version ends here
+			w.early, w.instance = d.bool(), d.uint()
+		}
 		if d.bad || w.root == 0 || w.how > sessionRestored || w.lease == 0 || w.life == 0 || len(w.secret) != secretSize {
 			return errMalformed
 		}

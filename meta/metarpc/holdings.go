@@ -401,12 +401,12 @@ const (
 // restorePart is how many inodes a frame of a restoration names.
 const restorePart = 1 << 16
 
-// restoration returns the frames that say what the client holds. With uses.mu held.
-func (c *Client) restoration() []byte {
+// restoration appends the frames that say what the client holds. With uses.mu held.
+func (c *Client) restoration(dst []byte) []byte {
 	inos := slices.Collect(maps.Keys(c.uses.n))
 	clear(c.uses.touched)
 	c.uses.dirty.Store(false)
-	var e encoder
+	e := encoder{b: dst}
 	for len(inos) > restorePart {
 		from := len(e.b)
 		e.b = beginFrame(e.b, frameRestore)

@@ -444,6 +444,9 @@ func checkOrder(h *house, dial func() *Client, disturb func(*pace)) {
 	disturber.Wait()
 	end.Store(true)
 	readers.Wait()
+	for _, c := range append(list, first) {
+		h.ok(c.Sync(bg)) // while there is a way to the server
+	}
 }
 
 // TestCuts: calls do not fail, and are done once, when connections break all the time.
@@ -511,6 +514,7 @@ func TestCuts(t *testing.T) {
 	if h.s.resumed.Load() == 0 {
 		t.Error("no connection was cut")
 	}
+	h.ok(c.Sync(bg)) // while there is a way to the server
 }
 
 // TestOrderCuts is TestOrder while connections break.
@@ -664,6 +668,7 @@ func TestDeath(t *testing.T) {
 	if len(h.e.Sessions()) != 2 {
 		t.Error(h.e.Sessions())
 	}
+	h.ok(dead.Sync(bg))
 }
 
 func TestGiveUp(t *testing.T) {
@@ -682,6 +687,7 @@ func TestGiveUp(t *testing.T) {
 	h.eventually("calls work again", func() bool {
 		return c.Mknod(bg, root, vfs.Root, "g", syscall.S_IFREG, 0, &a) == nil
 	})
+	h.ok(c.Sync(bg))
 }
 
 // TestWatch: the change feed works over the wire.

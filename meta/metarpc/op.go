@@ -62,32 +62,34 @@ type traits struct {
 	leased bool
 	// change: it changes the volume: a read-only session may not make it.
 	change bool
+	// early: its reply may come before it is durable, if the client can make it again.
+	early bool
 }
 
 var ops = [...]traits{
 	opStatFS:       {name: "statfs"},
 	opLookup:       {name: "lookup", leased: true},
 	opGetAttr:      {name: "stat", leased: true},
-	opSetAttr:      {name: "set attributes", slot: true, durable: true, change: true},
+	opSetAttr:      {name: "set attributes", slot: true, durable: true, change: true, early: true},
 	opReadlink:     {name: "readlink", leased: true},
-	opMknod:        {name: "mknod", slot: true, durable: true, change: true},
-	opMkdir:        {name: "mkdir", slot: true, durable: true, change: true},
-	opSymlink:      {name: "symlink", slot: true, durable: true, change: true},
-	opLink:         {name: "link", slot: true, durable: true, change: true},
-	opTmpfile:      {name: "tmpfile", slot: true, durable: true, change: true},
-	opUnlink:       {name: "unlink", slot: true, durable: true, change: true},
-	opRmdir:        {name: "rmdir", slot: true, durable: true, change: true},
-	opRename:       {name: "rename", slot: true, durable: true, change: true},
+	opMknod:        {name: "mknod", slot: true, durable: true, change: true, early: true},
+	opMkdir:        {name: "mkdir", slot: true, durable: true, change: true, early: true},
+	opSymlink:      {name: "symlink", slot: true, durable: true, change: true, early: true},
+	opLink:         {name: "link", slot: true, durable: true, change: true, early: true},
+	opTmpfile:      {name: "tmpfile", slot: true, durable: true, change: true, early: true},
+	opUnlink:       {name: "unlink", slot: true, durable: true, change: true, early: true},
+	opRmdir:        {name: "rmdir", slot: true, durable: true, change: true, early: true},
+	opRename:       {name: "rename", slot: true, durable: true, change: true, early: true},
 	opReadDir:      {name: "read directory", leased: true},
 	opGetXattr:     {name: "get xattr", leased: true},
-	opSetXattr:     {name: "set xattr", slot: true, durable: true, change: true},
+	opSetXattr:     {name: "set xattr", slot: true, durable: true, change: true, early: true},
 	opListXattr:    {name: "list xattrs"},
-	opRemoveXattr:  {name: "remove xattr", slot: true, durable: true, change: true},
+	opRemoveXattr:  {name: "remove xattr", slot: true, durable: true, change: true, early: true},
 	opTouch:        {name: "touch", slot: true, change: true},
 	opInline:       {name: "read inline content", leased: true},
 	opExtents:      {name: "read extents", leased: true},
 	opAllocBlocks:  {name: "allocate block ids", slot: true, durable: true, change: true},
-	opCommit:       {name: "commit", slot: true, durable: true, change: true},
+	opCommit:       {name: "commit", slot: true, durable: true, change: true, early: true},
 	opReplace:      {name: "replace extents", slot: true, durable: true, change: true},
 	opReserve:      {name: "reserve space", slot: true, change: true},
 	opUnreserve:    {name: "give back space", slot: true, change: true},

@@ -114,6 +114,7 @@ func TestRestarts(t *testing.T) {
 	if want := 4 * (steps - (steps+2)/3); n != want {
 		t.Errorf("%d files, want %d", n, want)
 	}
+	h.ok(c.Sync(bg))
 	t.Logf("%d kills", kills)
 }
 
@@ -178,6 +179,7 @@ func TestGrace(t *testing.T) {
 	h.ok(lost.SetLock(bg, f, lock, false))
 	lost.Open(f)
 	h.ok(lost.GetAttr(bg, root, f, new(vfs.Attr)))
+	h.ok(lost.Sync(bg))
 	connection := func() *link {
 		b.mu.Lock()
 		defer b.mu.Unlock()
@@ -204,6 +206,7 @@ func TestGrace(t *testing.T) {
 	}
 	b.Release(f, 1)
 	h.eventually("it goes", func() bool { return vfs.ErrnoOf(b.GetAttr(bg, root, f, &x)) == syscall.ESTALE })
+	h.ok(b.Sync(bg))
 }
 
 // TestSilentClient: a client that does not say what it holds loses its session, but not

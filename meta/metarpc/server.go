@@ -54,6 +54,9 @@ type Volume struct {
 	// up, its session ends or the server closes, which waits for it; after a restart of
 	// the server a command without a reply is given again.
 	Command func(ctx context.Context, g *Grant, name string, args []byte) ([]byte, error)
+	// Strict sends replies to changes only when they are on stable storage. Else a client
+	// that can make them again, should the server die, gets them at once (early.go).
+	Strict bool
 	// Relaxed sends replies to changes before they are on stable storage: a crash of
 	// the server may lose the last ones. Sync still waits.
 	Relaxed bool
@@ -287,6 +290,7 @@ func (s *Server) admit(ctx context.Context, h *Hello) (*session, *welcome, error
 		return nil, nil, err
 	}
 	w.session, w.secret, w.readOnly = ss.id, ss.secret, ss.readOnly
+	w.early, w.instance = ss.early, ss.vol.Engine.Instance()
 	return ss, w, nil
 }
 
@@ -303,6 +307,9 @@ func (s *Server) begin(ctx context.Context, h *Hello, g *Grant, v *Volume) (*ses
 	}
 	ss := s.host(ms, h, g, at)
 	ss.secret = secret
+	if err := ss.prepareEarly(ctx, h); err != nil {
+		return nil, errors.Join(err, ms.Close())
+	}
 	if err := s.enter(ss); err != nil {
 		return nil, errors.Join(err, ms.Close())
 	}
@@ -328,9 +335,9 @@ func (s *Server) enter(ss *session) error {
 	if s.closing {
 		return errServerCloses
 	}
-	// A read-only session has nothing to make durable, and one of the past an engine that
-	// ends with it.
-	if e := ss.vol.Engine; !ss.readOnly {
+	// A session of the past has an engine of its own, which nobody changes.
+	if _, past := ss.ms.(*pastSession); !past {
+		e := ss.vol.Engine
 		if ss.sync = s.volumes[e]; ss.sync == nil {
 			ss.sync = newSyncer(e)
 			s.volumes[e] = ss.sync
@@ -384,6 +391,9 @@ func (s *Server) resume(ctx context.Context, h *Hello, g *Grant, v *Volume) (*se
 	ss = s.host(present, h, g, v)
 	ss.secret, ss.restoring = h.secret, restored
 	if err := ss.load(ctx); err != nil {
+		return nil, 0, err
+	}
+	if err := ss.prepareEarly(ctx, h); err != nil {
 		return nil, 0, err
 	}
 	if err := s.enter(ss); err != nil {
@@ -488,15 +498,23 @@ func (s *Server) Close() error {
 	return errors.Join(errs...)
 }
 
-// syncer makes changes durable, many at a time, and then sends the replies.
+// syncer makes changes durable, many at a time, and then sends the replies that wait for
+// that. Where nothing does it takes its time.
 type syncer struct {
 	e    *meta.Engine
 	mu   sync.Mutex
 	todo []func(error)
+	told map[*session]struct{} // to be told of the next sync
 	kick chan struct{}
+	soon chan struct{}
 }
 
-func newSyncer(e *meta.Engine) *syncer { return &syncer{e: e, kick: make(chan struct{}, 1)} }
+// syncDelay is how long changes that nobody waits for are gathered for one sync.
+const syncDelay = 10 * time.Millisecond
+
+func newSyncer(e *meta.Engine) *syncer {
+	return &syncer{e: e, told: make(map[*session]struct{}), kick: make(chan struct{}, 1), soon: make(chan struct{}, 1)}
+}
 
 // after calls fn when all that has been committed is durable.
 func (y *syncer) after(fn func(error)) {
@@ -509,18 +527,49 @@ func (y *syncer) after(fn func(error)) {
 	}
 }
 
+// tell has a session told when what has been committed is durable.
+func (y *syncer) tell(ss *session) {
+	y.mu.Lock()
+	y.told[ss] = struct{}{}
+	first := len(y.told) == 1
+	y.mu.Unlock()
+	if first {
+		select {
+		case y.soon <- struct{}{}:
+		default:
+		}
+	}
+}
+
 func (y *syncer) run(stop <-chan struct{}) {
+	t := time.NewTimer(0)
+	defer t.Stop()
 	for {
 		select {
 		case <-y.kick:
+		case <-y.soon:
+			t.Reset(syncDelay)
+			select {
+			case <-t.C:
+			case <-y.kick:
+			case <-stop:
+				return
+			}
 		case <-stop:
 			return
 		}
 		y.mu.Lock()
-		todo := y.todo
-		y.todo = nil
+		todo, told := y.todo, y.told
+		y.todo, y.told = nil, make(map[*session]struct{})
 		y.mu.Unlock()
 		err := y.e.SyncTracked(context.Background())
+		for ss := range told {
+			if err != nil {
+				ss.srv.log.Error("changes that clients believe to be done cannot be made durable", "session", ss.id, "err", err)
+				continue
+			}
+			ss.push(durableFrame(y.e.DurableSync()))
+		}
 		for _, fn := range todo {
 			fn(err)
 		}

@@ -22,7 +22,9 @@ type session struct {
 	grant    *Grant
 	ms       hosted
 	sync     *syncer
-	leasing  bool // the client keeps what it has leased
+	leasing  bool   // the client keeps what it has leased
+	early    bool   // it is told of changes before they are durable
+	key      []byte // to sign receipts with, of early
 	id       uint64
 	secret   []byte
 	readOnly bool
@@ -38,6 +40,8 @@ type session struct {
 	ended   bool
 	leaving bool // the server goes down: nothing is sent any more
 	over    chan struct{}
+	halt    chan struct{} // closed when nothing is to be waited for any more
+	halting sync.Once
 
 	usesMu sync.Mutex
 	used   map[vfs.Ino]struct{} // inodes that the client uses, each once
@@ -46,7 +50,8 @@ type session struct {
 	unclaimed map[vfs.Ino]struct{}
 	// Of a restoration under way, with reading held:
 	restored  map[vfs.Ino]struct{}
-	restoring bool // the server knows only what is stored, until its client has said what it holds
+	restoring bool         // the server knows only what is stored, until its client has said what it holds
+	again     *againResult // of changes that came again; nil: none did
 
 	numbers blockgate.Numbers // of blocks, allocated and not committed
 
@@ -82,11 +87,12 @@ type slot struct {
 	running bool
 	cancel  context.CancelFunc
 	reply   []byte  // its frame's body behind the id
+	receipt []byte  // nil: the reply was sent when the call was durable
 	temp    vfs.Ino // what the call made without a name: used until the client knows it, and says so
 }
 
 func newSession(s *Server, v *Volume, g *Grant, ms hosted) *session {
-	ss := &session{srv: s, vol: v, grant: g, ms: ms, id: ms.ID(), over: make(chan struct{}), used: make(map[vfs.Ino]struct{})}
+	ss := &session{srv: s, vol: v, grant: g, ms: ms, id: ms.ID(), over: make(chan struct{}), halt: make(chan struct{}), used: make(map[vfs.Ino]struct{})}
 	ss.heard.Store(nanotime())
 	ss.leases.until = nanotime() + int64(s.cfg.Lease)
 	return ss
@@ -129,6 +135,9 @@ func (ss *session) attach(l *link) bool {
 		return false
 	}
 	ss.link = l
+	if ss.early {
+		l.w.add(durableFrame(ss.vol.Engine.DurableSync()))
+	}
 	return true
 }
 
@@ -209,6 +218,8 @@ func (ss *session) receive(h *handler, kind frameKind, body []byte) error {
 		for _, ino := range released {
 			ss.unuse(ino)
 		}
+	case frameAgain:
+		return ss.redo(h.l, body)
 	case frameRestore:
 		return ss.restore(body)
 	case frameBye:
@@ -364,6 +375,7 @@ func (ss *session) restore(body []byte) error {
 		}
 	}
 	ss.watch(flags&restoreWatch != 0)
+	ss.settle()
 	return nil
 }
 
@@ -429,6 +441,7 @@ func (ss *session) finish(why error) *link {
 	}
 	ss.ended = true
 	close(ss.over)
+	ss.halting.Do(func() { close(ss.halt) })
 	l := ss.link
 	for _, sl := range ss.slots {
 		if sl != nil && sl.running {
@@ -452,6 +465,7 @@ func (ss *session) finish(why error) *link {
 // leave ends the session's connection because the server goes down. Its reader has
 // ended.
 func (ss *session) leave() {
+	ss.halting.Do(func() { close(ss.halt) })
 	ss.mu.Lock()
 	for _, sl := range ss.slots { // those that wait for locks: the client asks again
 		if sl != nil && sl.running && sl.cancel != nil {
@@ -502,6 +516,9 @@ func (ss *session) call(h *handler, body []byte) error {
 		return nil
 	}
 	if !ops[o].slot {
+		if o != opWatch && ss.vol.Engine.Unsettled() {
+			return ss.answerLater(h.l, id, o, body)
+		}
 		h.begin(id)
 		began := ss.begun()
 		err := h.run(context.Background(), o, body)
@@ -556,6 +573,7 @@ func (ss *session) call(h *handler, body []byte) error {
 	var ctx context.Context
 	ctx, sl.cancel = context.WithCancel(context.Background())
 	temp := sl.temp
+	sl.receipt = nil
 	sl.seq, sl.id, sl.running, sl.temp = seq, id, true, 0
 	ss.running.Add(1)
 	ss.mu.Unlock()
@@ -569,6 +587,41 @@ func (ss *session) call(h *handler, body []byte) error {
 	}
 	args := append([]byte(nil), body...)
 	go ss.work(ctx, w, sl, o, args)
+	return nil
+}
+
+// answerLater is call, for one without a slot, when those who were here before have
+// made again what they had done.
+func (ss *session) answerLater(l *link, id uint64, o op, body []byte) error {
+	ss.mu.Lock()
+	if ss.ended || ss.leaving {
+		ss.mu.Unlock()
+		return nil
+	}
+	ss.running.Add(1)
+	ss.mu.Unlock()
+	args := append([]byte(nil), body...)
+	go func() {
+		defer ss.running.Done()
+		if ss.vol.Engine.AwaitSessions(context.Background(), ss.halt) != nil {
+			return // the client asks again
+		}
+		h := &handler{ss: ss, l: l}
+		h.begin(id)
+		began := ss.begun()
+		err := h.run(context.Background(), o, args)
+		if h.early() {
+			h.sendLater(func() { ss.observed(o, began, len(args)+len(h.e.b), h.failed) })
+		} else {
+			h.send()
+			ss.observed(o, began, len(args)+len(h.e.b), h.failed)
+			l.w.post(nil)
+		}
+		if err != nil {
+			ss.srv.log.Warn("a client's call is refused", "session", ss.id, "op", o.String(), "err", err)
+			l.close(err)
+		}
+	}()
 	return nil
 }
 
@@ -599,8 +652,13 @@ func (ss *session) load(ctx context.Context) error {
 
 // frame returns the frame of a slot's reply.
 func (sl *slot) frame() []byte {
-	b := beginFrame(make([]byte, 0, frameHeader+8+len(sl.reply)), frameReply)
+	kind := frameReply
+	if sl.receipt != nil {
+		kind = frameEarly
+	}
+	b := beginFrame(make([]byte, 0, frameHeader+8+len(sl.receipt)+len(sl.reply)), kind)
 	b = binary.LittleEndian.AppendUint64(b, sl.id)
+	b = append(b, sl.receipt...)
 	b = append(b, sl.reply...)
 	endFrame(b, 0)
 	return b
@@ -610,13 +668,20 @@ func (sl *slot) frame() []byte {
 func (ss *session) work(ctx context.Context, h *handler, sl *slot, o op, args []byte) {
 	h.begin(0)
 	began := ss.begun()
+	if o != opSetLock && o != opReleaseLocks {
+		// If it ends early the call is answered with what it would have been told then.
+		_ = ss.vol.Engine.AwaitSessions(ctx, ss.halt)
+	}
 	err := h.run(ctx, o, args)
-	if err == nil && h.failed == nil && ops[o].durable && !ss.vol.Relaxed {
+	if err == nil && ss.holds(h, o, len(args)) {
 		ss.sync.after(func(err error) {
-			if err != nil { // done, but nobody knows for how long
+			if err != nil && h.failed == nil { // done, but nobody knows for how long
 				h.begin(0)
 				h.e.u8(statusError)
 				h.e.error(vfs.WithErrno(syscall.EIO, fmt.Errorf("%v: the change may not be durable: %w", o, err)))
+			}
+			if err == nil {
+				err = h.failed
 			}
 			ss.observed(o, began, len(args)+len(h.e.b), err)
 			ss.complete(h, sl)
@@ -624,7 +689,13 @@ func (ss *session) work(ctx context.Context, h *handler, sl *slot, o op, args []
 		return
 	}
 	ss.observed(o, began, len(args)+len(h.e.b), h.failed)
+	if err == nil && h.failed == nil && ss.early && ops[o].early && h.replay.Committed {
+		h.receipt = ss.receipt(h, o, args)
+	}
 	ss.complete(h, sl)
+	if h.receipt != nil {
+		ss.sync.tell(ss)
+	}
 	if err != nil {
 		ss.srv.log.Warn("a client's call is refused", "session", ss.id, "op", o.String(), "err", err)
 		h.l.close(err)
@@ -638,6 +709,7 @@ func (ss *session) complete(h *handler, sl *slot) {
 	sl.running = false
 	sl.cancel()
 	sl.reply = append(sl.reply[:0], reply...)
+	sl.receipt = h.receipt
 	frame := sl.frame()
 	l := ss.link
 	if ss.leaving {

@@ -381,6 +381,11 @@ func (s *session) openChange(c vfs.Change) vfs.Change {
 
 func (s *session) Sync(ctx context.Context) error { return s.in.Sync(ctx) }
 
+// SyncInode implements meta.InodeSyncer.
+func (s *session) SyncInode(ctx context.Context, ino vfs.Ino) error {
+	return meta.SyncInode(ctx, s.in, ino)
+}
+
 func (s *session) Close() error { return s.in.Close() }
 
 // leasedSession is session over a meta.LeasedSession.

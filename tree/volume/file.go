@@ -155,7 +155,7 @@ func (f *file) Sync(ctx context.Context, dataOnly bool) error {
 	if err := f.fs.flushNode(ctx, f.n); err != nil {
 		return f.fs.describe("fsync", f.n, err)
 	}
-	return f.fs.sess.Sync(ctx)
+	return meta.SyncInode(ctx, f.fs.sess, f.n.ino)
 }
 
 // Truncate implements vfs.File.

@@ -322,7 +322,7 @@ func (d *dir) Read(ctx context.Context, cookie uint64, plus bool, emit func(*vfs
 }
 
 // Sync implements vfs.Dir.
-func (d *dir) Sync(ctx context.Context) error { return d.fs.sess.Sync(ctx) }
+func (d *dir) Sync(ctx context.Context) error { return meta.SyncInode(ctx, d.fs.sess, d.ino) }
 
 // Close implements vfs.Dir.
 func (d *dir) Close() error {
