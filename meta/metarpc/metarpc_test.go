@@ -49,6 +49,7 @@ type house struct {
 	grant  Grant
 	addr   string
 	grace  time.Duration
+	strict bool
 	served chan error
 	mu     sync.Mutex
 	open   []*Client
@@ -110,8 +111,10 @@ func (h *house) start(addr string) {
 	if err != nil {
 		h.Fatal(err)
 	}
-	h.addr = l.Addr().String()
-	h.config.Volume = func(string) (*Volume, error) { return &Volume{Engine: e}, nil }
+	if at := l.Addr().String(); h.addr != at { // clients may be reading it
+		h.addr = at
+	}
+	h.config.Volume = func(string) (*Volume, error) { return &Volume{Engine: e, Strict: h.strict}, nil }
 	h.s = NewServer(h.config)
 	h.served = make(chan error, 1)
 	go func(s *Server) { h.served <- s.Serve(l) }(h.s)

@@ -80,6 +80,8 @@ type ServerConfig struct {
 	Life    time.Duration
 	Version string // of the program, for clients
 	Logger  *slog.Logger
+
+	syncDelay time.Duration // 0: syncDelay
 }
 
 const (
@@ -126,6 +128,9 @@ func NewServer(cfg ServerConfig) *Server {
 		cfg.Life = DefaultLife
 	}
 	cfg.Life = max(cfg.Life, cfg.Lease)
+	if cfg.syncDelay == 0 {
+		cfg.syncDelay = syncDelay
+	}
 	s := &Server{
 		cfg: cfg, log: cfg.Logger, stop: make(chan struct{}),
 		sessions: make(map[sessionKey]*session), named: make(map[string]*session), conns: make(map[net.Conn]struct{}), volumes: make(map[*meta.Engine]*syncer),
@@ -238,7 +243,10 @@ func (s *Server) handle(c net.Conn) {
 	if err := s.readUntil(c, time.Time{}); err != nil {
 		return
 	}
-	if !ss.attach(l) {
+	s.mu.Lock()
+	closing := s.closing
+	s.mu.Unlock()
+	if closing || !ss.attach(l) { // Close may have set a deadline before
 		return
 	}
 	err = ss.read(l)
@@ -339,7 +347,7 @@ func (s *Server) enter(ss *session) error {
 	if _, past := ss.ms.(*pastSession); !past {
 		e := ss.vol.Engine
 		if ss.sync = s.volumes[e]; ss.sync == nil {
-			ss.sync = newSyncer(e)
+			ss.sync = newSyncer(e, s.cfg.syncDelay)
 			s.volumes[e] = ss.sync
 			if !ss.vol.Relaxed {
 				e.TrackDurable()
@@ -507,13 +515,14 @@ type syncer struct {
 	told map[*session]struct{} // to be told of the next sync
 	kick chan struct{}
 	soon chan struct{}
+	wait time.Duration // how long changes that nobody waits for are gathered for one sync
 }
 
-// syncDelay is how long changes that nobody waits for are gathered for one sync.
+// syncDelay is what a syncer waits: some hundred changes, which a client has to keep.
 const syncDelay = 10 * time.Millisecond
 
-func newSyncer(e *meta.Engine) *syncer {
-	return &syncer{e: e, told: make(map[*session]struct{}), kick: make(chan struct{}, 1), soon: make(chan struct{}, 1)}
+func newSyncer(e *meta.Engine, wait time.Duration) *syncer {
+	return &syncer{e: e, wait: wait, told: make(map[*session]struct{}), kick: make(chan struct{}, 1), soon: make(chan struct{}, 1)}
 }
 
 // after calls fn when all that has been committed is durable.
@@ -548,7 +557,7 @@ func (y *syncer) run(stop <-chan struct{}) {
 		select {
 		case <-y.kick:
 		case <-y.soon:
-			t.Reset(syncDelay)
+			t.Reset(y.wait)
 			select {
 			case <-t.C:
 			case <-y.kick:
