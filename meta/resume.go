@@ -142,12 +142,13 @@ func (a *absentTable) wait(ctx context.Context) error {
 }
 
 // waitChanges waits until changes may be made: nobody uses what was leased of the engine
-// before this one, and all that were acknowledged then have been made again.
-func (a *absentTable) waitChanges(ctx context.Context) error {
+// before this one, and all that were acknowledged then have been made again. What the
+// engine does itself (s is nil) does not wait for the latter: it is part of opening it.
+func (a *absentTable) waitChanges(ctx context.Context, s *session) error {
 	if !a.some.Load() {
 		return nil
 	}
-	if a.unsettled {
+	if a.unsettled && s != nil {
 		return a.wait(ctx)
 	}
 	a.mu.Lock()

@@ -139,7 +139,7 @@ func (e *Engine) transact(ctx context.Context, s *session, inos []vfs.Ino, c com
 		if c == impatient {
 			return errRecall
 		}
-		if err := e.absent.waitChanges(ctx); err != nil {
+		if err := e.absent.waitChanges(ctx, s); err != nil {
 			return interrupted(err)
 		}
 	}
