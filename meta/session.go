@@ -186,7 +186,10 @@ func (s *session) Close() error {
 		return nil
 	}
 	e := s.e
-	e.absent.remove(s.id)
+	if e.absent.has(s.id) {
+		e.quiesce() // no change that it makes again is in the middle when others are let in
+		e.absent.remove(s.id)
+	}
 	s.reserve.Lock()
 	for ino, r := range s.reserved {
 		e.quotas.mu.Lock()

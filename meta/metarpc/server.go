@@ -243,10 +243,7 @@ func (s *Server) handle(c net.Conn) {
 	if err := s.readUntil(c, time.Time{}); err != nil {
 		return
 	}
-	s.mu.Lock()
-	closing := s.closing
-	s.mu.Unlock()
-	if closing || !ss.attach(l) { // Close may have set a deadline before
+	if !ss.attach(l) {
 		return
 	}
 	err = ss.read(l)
