@@ -12,6 +12,8 @@
 //     holdings.go: what the client holds on the server.
 //   - server.go: who is let in; session.go: a session, its slots, and calls being done
 //     once; handler.go: the calls; keeper.go: recalls and the time that leases are good.
+//   - early.go and kept.go: replies before a change is durable, and changes that are made
+//     again after a crash, at the server and at the client.
 //   - scope.go, grant.go, blocks.go: what a session may do; past.go: sessions of the
 //     past.
 //
