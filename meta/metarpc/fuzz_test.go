@@ -117,6 +117,14 @@ func FuzzCalls(f *testing.F) {
 		e.uint(0)
 	})
 	call(opSetXattr, func(e *encoder) { e.caller(caller); e.ino(1); e.str("user.x"); e.bytes([]byte("y")); e.uint(0) })
+	again := encoder{}
+	again.bytes(append([]byte{1, 1, 2, 3, 4}, make([]byte, receiptMAC)...))
+	again.u8(uint8(opRmdir))
+	again.b = append(again.b, 3, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0)
+	again.caller(caller)
+	again.ino(1)
+	again.str("d")
+	f.Add(uint8(frameAgain), again.b)
 	f.Add(uint8(frameUses), []byte{1, 1, 1, 2})
 	f.Add(uint8(frameRestore), []byte{1, 1, 1, 0, 0})
 	f.Add(uint8(framePing), make([]byte, 8))
@@ -181,6 +189,18 @@ func FuzzReplies(f *testing.F) {
 	e.change(&vfs.Change{Kind: vfs.ChangeEntry, Parent: 1, Name: "n", Ino: 2})
 	f.Add(uint8(frameOwn), uint8(0), e.b)
 	f.Add(uint8(framePong), uint8(0), make([]byte, 9))
+	f.Add(uint8(frameDurable), uint8(0), []byte{5})
+	e = encoder{b: make([]byte, 8)}
+	e.bytes(append([]byte{1, 1, 2, 3, 4}, make([]byte, receiptMAC)...))
+	e.u8(statusOK)
+	f.Add(uint8(frameEarly), uint8(opRmdir), e.b)
+	e = encoder{}
+	e.u8(statusOK)
+	e.uint(1)
+	e.uint(3)
+	e.uint(1)
+	e.error(syscall.EIO)
+	f.Add(uint8(frameSettled), uint8(0), e.b)
 	f.Fuzz(func(t *testing.T, kind, o uint8, body []byte) {
 		ctx, cancel := context.WithCancel(bg)
 		defer cancel()

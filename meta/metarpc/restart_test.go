@@ -316,6 +316,7 @@ func TestTmpfileReleased(t *testing.T) {
 		}
 		h.eventually("it goes", func() bool { return vfs.ErrnoOf(other.GetAttr(bg, root, a.Ino, &x)) == syscall.ESTALE })
 	}
+	h.ok(c.Sync(bg))
 }
 
 // TestCloseWhileWelcomed: a client that is let in while the server closes does not hold
