@@ -281,6 +281,33 @@ func TestAgainWaits(t *testing.T) {
 	h.ok(c.Sync(bg))
 }
 
+// TestShutDown: a server that goes down properly leaves nothing to be made again, and
+// nobody waits for those who are not back.
+func TestShutDown(t *testing.T) {
+	h, p := newCrashHouse(t, lazy)
+	c, b := h.dial(through(p)), h.dial()
+	f := h.file(c, vfs.Root, "f")
+	p.Set(testserver.Fault{Refuse: true})
+	if c.keeps() == 0 {
+		t.Fatal("it is durable already")
+	}
+	h.stop()
+	h.start(h.addr)
+	if h.e.Unsettled() {
+		t.Error("everybody waits")
+	}
+	var a vfs.Attr
+	h.ok(b.Lookup(bg, root, vfs.Root, "f", &a))
+	if a.Ino != f {
+		t.Error(a)
+	}
+	p.Set(testserver.Fault{})
+	h.ok(c.Sync(bg))
+	if n := c.keeps(); n > 0 {
+		t.Errorf("%d calls are kept", n)
+	}
+}
+
 // TestAgainLost: who cannot make its changes again is told, and nobody has seen them.
 func TestAgainLost(t *testing.T) {
 	h, p := newCrashHouse(t, lazy)
