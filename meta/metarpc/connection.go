@@ -400,11 +400,12 @@ func (c *Client) recalled(l *link, body []byte) error {
 	return nil
 }
 
-// Close implements meta.Session.
+// Close implements meta.Session. It waits until what the server has acknowledged is
+// durable, as long as a session lives at the most.
 func (c *Client) Close() error {
 	var lost error
 	if c.kept.any() {
-		ctx, cancel := context.WithTimeout(c.ctx, max(c.life, time.Second))
+		ctx, cancel := context.WithTimeout(c.ctx, max(c.life, DefaultLife))
 		lost = c.Sync(ctx)
 		cancel()
 	}
