@@ -691,11 +691,9 @@ func (ss *session) work(ctx context.Context, h *handler, sl *slot, o op, args []
 	ss.observed(o, began, len(args)+len(h.e.b), h.failed)
 	if err == nil && h.failed == nil && ss.early && ops[o].early && h.replay.Committed {
 		h.receipt = ss.receipt(h, o, args)
+		ss.sync.tell(ss) // before the client can ask for a sync, which tells it, too
 	}
 	ss.complete(h, sl)
-	if h.receipt != nil {
-		ss.sync.tell(ss)
-	}
 	if err != nil {
 		ss.srv.log.Warn("a client's call is refused", "session", ss.id, "op", o.String(), "err", err)
 		h.l.close(err)
