@@ -151,11 +151,11 @@ func (st *leaseState) give(s *session, kinds Leases) *leaseHolder {
 	h := st.holder(s)
 	if h == nil {
 		if st.s == nil {
-			st.leaseHolder = leaseHolder{s: s}
+			st.leaseHolder = leaseHolder{s: s, seq: s.leases.seqs.Add(1)}
 			h = &st.leaseHolder
 		} else {
 			m := st.extra()
-			m.others = append(m.others, leaseHolder{s: s})
+			m.others = append(m.others, leaseHolder{s: s, seq: s.leases.seqs.Add(1)})
 			h = &m.others[len(m.others)-1]
 		}
 		s.leases.count.Add(1)
@@ -200,6 +200,7 @@ type sessionLeases struct {
 	own    func(u *OwnChange)          // nil: nobody wants to know
 	count  atomic.Int64                // inodes with leases
 	epoch  atomic.Uint64               // counts changes of seq
+	seqs   atomic.Uint32               // gives each lease, and each change of one, a number of its own
 	queue  *RecallQueue                // of OnRecall
 	expl   bool                        // leases are asked for with Lease
 	victim atomic.Uint32               // which shard is pruned next
@@ -400,7 +401,7 @@ func (s *session) prune() {
 // it has unlocked the shard. h is invalid afterwards.
 func (st *leaseState) recall(h *leaseHolder, what Recall) *recallWait {
 	w := &recallWait{s: h.s, what: what, done: make(chan struct{})}
-	h.seq++
+	h.seq = h.s.leases.seqs.Add(1)
 	h.s.leases.epoch.Add(1)
 	m := st.extra()
 	m.pending = append(m.pending, w)
@@ -721,7 +722,7 @@ func (t *txn) settleLeases() {
 			}
 		} else {
 			if h := st.holder(s); h != nil {
-				h.seq++
+				h.seq = h.s.leases.seqs.Add(1)
 				s.leases.epoch.Add(1)
 			}
 			if st.open(now) {
@@ -773,7 +774,7 @@ func (t *txn) touchLease(s *session, c vfs.Change) {
 	sh.mu.Lock()
 	if st := sh.m[ino]; st != nil {
 		if h := st.holder(s); h != nil {
-			h.seq++
+			h.seq = h.s.leases.seqs.Add(1)
 			s.leases.epoch.Add(1)
 		}
 	}
