@@ -27,7 +27,7 @@ type allFlags struct {
 	metaListen, metaAddr           string
 	store, accessKeyID, secretFile string
 	volume                         string
-	strict                         bool
+	early                          bool
 }
 
 func (a *app) serveAllCommand() *cobra.Command {
@@ -62,7 +62,7 @@ credentials with which this user administers and mounts it.`,
 	f.admin.add(cmd)
 	flags := cmd.Flags()
 	flags.Lookup("listen").DefValue, f.admin.listen = ":7443", ":7443"
-	strictFlag(flags, &f.strict)
+	earlyFlag(flags, &f.early)
 	flags.StringVar(&f.metaListen, "meta-listen", ":7444", "`HOST:PORT` of the metadata server")
 	flags.StringVar(&f.metaAddr, "meta-address", "", "`HOST:PORT` under which mounts reach the metadata server (default: the first --host, or localhost)")
 	flags.StringVar(&f.store, "store", "", "`URL` of the object store (default: a directory below --dir)")
@@ -129,7 +129,7 @@ func (f *allFlags) startMeta(ctx context.Context, a *app, s *admin.Running, dir 
 	if err != nil {
 		return nil, nil, err
 	}
-	m, err := startMeta(ctx, a, own, filepath.Join(dir, "meta"), f.metaListen, f.strict, w, log)
+	m, err := startMeta(ctx, a, own, filepath.Join(dir, "meta"), f.metaListen, f.early, w, log)
 	if err != nil {
 		own.Close()
 		return nil, nil, err

@@ -21,12 +21,12 @@ import (
 type metaFlags struct {
 	listen, admin, token, tokenFile string
 	contact                         contactFlags
-	strict                          bool
+	early                           bool
 }
 
-// strictFlag adds the flag of how a metadata server answers.
-func strictFlag(flags *pflag.FlagSet, to *bool) {
-	flags.BoolVar(to, "strict", false, "answer changes only when they are on stable storage (slower; without it mounts make them again if the server dies first)")
+// earlyFlag adds the flag of how a metadata server answers.
+func earlyFlag(flags *pflag.FlagSet, to *bool) {
+	flags.BoolVar(to, "early-replies", false, "answer changes before they are on stable storage (faster; mounts make them again if the server dies first)")
 }
 
 func (a *app) serveMetaCommand() *cobra.Command {
@@ -64,7 +64,7 @@ restart.`,
 				if err != nil {
 					return nil, err
 				}
-				s, err := startMeta(ctx, a, client, dir, f.listen, f.strict, w, log)
+				s, err := startMeta(ctx, a, client, dir, f.listen, f.early, w, log)
 				if err != nil {
 					client.Close()
 					return nil, err
@@ -84,7 +84,7 @@ restart.`,
 	flags.StringVar(&f.admin, "admin", "", "`HOST:PORT` of the admin server (first start)")
 	flags.StringVar(&f.token, "token", "", "of the metadata server (first start); rather use --token-file")
 	flags.StringVar(&f.tokenFile, "token-file", "", "`FILE` with the token; -: standard input")
-	strictFlag(flags, &f.strict)
+	earlyFlag(flags, &f.early)
 	f.contact.add(cmd)
 	return cmd
 }
@@ -139,8 +139,8 @@ func (f *metaFlags) credentials(cmd *cobra.Command, a *app, dir string) (*creds.
 }
 
 // startMeta starts a metadata server and says so.
-func startMeta(ctx context.Context, a *app, client *adminapi.Client, dir, listen string, strict bool, w *serverWatch, log *slog.Logger) (*managed.Server, error) {
-	s, err := managed.Start(ctx, managed.Config{Admin: client, Dir: dir, Listen: listen, Strict: strict, Version: currentVersion().Version, Logger: log, Metrics: w.metrics})
+func startMeta(ctx context.Context, a *app, client *adminapi.Client, dir, listen string, early bool, w *serverWatch, log *slog.Logger) (*managed.Server, error) {
+	s, err := managed.Start(ctx, managed.Config{Admin: client, Dir: dir, Listen: listen, Early: early, Version: currentVersion().Version, Logger: log, Metrics: w.metrics})
 	if err != nil {
 		return nil, err
 	}

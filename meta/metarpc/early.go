@@ -27,7 +27,7 @@ const maxKept = 1 << 12
 
 // prepareEarly decides whether the session's client is told of changes early.
 func (ss *session) prepareEarly(ctx context.Context, h *Hello) (err error) {
-	if !h.early || ss.vol.Strict || ss.vol.Relaxed || ss.readOnly {
+	if !h.early || !ss.vol.Early || ss.vol.Relaxed || ss.readOnly {
 		return nil
 	}
 	ss.key, err = ss.vol.Engine.AcknowledgeEarly(ctx)

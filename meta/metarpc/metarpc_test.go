@@ -114,7 +114,7 @@ func (h *house) start(addr string) {
 	if at := l.Addr().String(); h.addr != at { // clients may be reading it
 		h.addr = at
 	}
-	h.config.Volume = func(string) (*Volume, error) { return &Volume{Engine: e, Strict: h.strict}, nil }
+	h.config.Volume = func(string) (*Volume, error) { return &Volume{Engine: e, Early: !h.strict}, nil }
 	h.s = NewServer(h.config)
 	h.served = make(chan error, 1)
 	go func(s *Server) { h.served <- s.Serve(l) }(h.s)

@@ -54,9 +54,9 @@ type Volume struct {
 	// up, its session ends or the server closes, which waits for it; after a restart of
 	// the server a command without a reply is given again.
 	Command func(ctx context.Context, g *Grant, name string, args []byte) ([]byte, error)
-	// Strict sends replies to changes only when they are on stable storage. Else a client
-	// that can make them again, should the server die, gets them at once (early.go).
-	Strict bool
+	// Early sends replies to changes before they are on stable storage to clients that can
+	// make them again should the server die (early.go). Else they wait for the disk.
+	Early bool
 	// Relaxed sends replies to changes before they are on stable storage: a crash of
 	// the server may lose the last ones. Sync still waits.
 	Relaxed bool

@@ -30,8 +30,8 @@ type Config struct {
 	Listen  string // HOST:PORT
 	Version string
 	Logger  *slog.Logger // nil: slog.Default
-	// Strict answers changes only when they are on stable storage (metarpc.Volume.Strict).
-	Strict bool
+	// Early answers changes before they are on stable storage (metarpc.Volume.Early).
+	Early bool
 	// Metrics gets the figures of the server and of each volume that is open; nil: none.
 	Metrics *telemetry.Telemetry
 }

@@ -108,7 +108,7 @@ func open(ctx context.Context, cfg *Config, s *adminapi.ServedVolume, log *slog.
 	if err != nil {
 		return v, err
 	}
-	v.rpc = &metarpc.Volume{Engine: v.engine, Strict: cfg.Strict, Command: command(ops, log)}
+	v.rpc = &metarpc.Volume{Engine: v.engine, Early: cfg.Early, Command: command(ops, log)}
 	v.gate = &blockgate.Volume{Objects: v.objects, Blocks: v.blocks, Sealed: format.Seal != nil, NoSigning: s.Volume.BlockAccess == adminapi.BlocksServer}
 	return v, v.export(cfg.Metrics, s.Volume.Name)
 }
