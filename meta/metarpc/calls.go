@@ -114,25 +114,29 @@ func (c *Client) Readlink(ctx context.Context, cr *vfs.Caller, ino vfs.Ino) (str
 
 // Mknod implements meta.Session.
 func (c *Client) Mknod(ctx context.Context, cr *vfs.Caller, parent vfs.Ino, name string, mode, rdev uint32, out *vfs.Attr) error {
-	return c.mknod(ctx, cr, parent, name, mode, rdev, false, out)
-}
-
-// Create implements meta.Creator.
-func (c *Client) Create(ctx context.Context, cr *vfs.Caller, parent vfs.Ino, name string, mode uint32, out *vfs.Attr) error {
-	return c.mknod(ctx, cr, parent, name, mode&07777|syscall.S_IFREG, 0, true, out)
-}
-
-func (c *Client) mknod(ctx context.Context, cr *vfs.Caller, parent vfs.Ino, name string, mode, rdev uint32, use bool, out *vfs.Attr) error {
 	if err := meta.CheckStoredName(name); err != nil {
 		return err
 	}
 	k := c.begin(opMknod)
-	k.key.use = use
 	k.caller(cr)
 	k.ino(parent)
 	k.str(name)
 	k.uint(uint64(mode))
 	k.uint(uint64(rdev))
+	return c.attrCall(ctx, k, out)
+}
+
+// Create implements meta.Creator.
+func (c *Client) Create(ctx context.Context, cr *vfs.Caller, parent vfs.Ino, name string, mode uint32, out *vfs.Attr) error {
+	if err := meta.CheckStoredName(name); err != nil {
+		return err
+	}
+	k := c.begin(opCreate)
+	k.key.use = true // the server has counted it
+	k.caller(cr)
+	k.ino(parent)
+	k.str(name)
+	k.uint(uint64(mode & 07777))
 	return c.attrCall(ctx, k, out)
 }
 

@@ -144,7 +144,7 @@ func (c *Client) answered(id uint64, reply []byte) error {
 	k.reply = append(k.reply[:0], reply...)
 	c.mu.Unlock()
 	c.learn(k, k.reply)
-	if k.key.use && (!detached || k.op == opTmpfile) {
+	if k.key.use && (!detached || k.op.used()) {
 		// Before a recall that follows the reply: the server hears of the use first.
 		var a vfs.Attr
 		if d := (decoder{b: k.reply}); d.u8() == statusOK {

@@ -99,6 +99,7 @@ func FuzzCalls(f *testing.F) {
 		build(&x)
 		f.Add(uint8(frameCall), x.b)
 	}
+	call(opCreate, func(e *encoder) { e.caller(caller); e.ino(1); e.str("created"); e.uint(0o600) })
 	call(opMknod, func(e *encoder) { e.caller(caller); e.ino(1); e.str("name"); e.uint(0o100644); e.uint(0) })
 	call(opLookup, func(e *encoder) { e.caller(caller); e.ino(1); e.str("name") })
 	call(opReadDir, func(e *encoder) { e.caller(caller); e.ino(1); e.uint(0); e.bool(true); e.uint(100) })

@@ -100,7 +100,7 @@ func (h *handler) sendLater(sent func()) {
 // settle takes leases out of the reply that have ended since. The writer is locked:
 // what ends from now on is told behind the reply.
 func (h *handler) settle() {
-	if h.ss.ms.LeaseEpoch() == h.epoch {
+	if len(h.leases) == 0 || h.ss.ms.LeaseEpoch() == h.epoch { // its session may have none at all
 		return
 	}
 	for _, l := range h.leases {
@@ -247,6 +247,16 @@ func (h *handler) do(ctx context.Context, o op) error {
 			return err
 		}
 		return made(ms.Mknod(ctx, cr, parent, name, mode, rdev, &a))
+	case opCreate:
+		cr, parent, name, mode := h.cr(), h.ino(), h.d.name(), h.d.u32()
+		if err := h.read(); err != nil {
+			return err
+		}
+		err := ms.Create(ctx, cr, parent, name, mode, &a)
+		if err == nil {
+			h.ss.usedAlready(h.slot, a.Ino)
+		}
+		return made(err)
 	case opMkdir:
 		cr, parent, name, mode := h.cr(), h.ino(), h.d.name(), h.d.u32()
 		if err := h.read(); err != nil {
@@ -380,7 +390,7 @@ func (h *handler) do(ctx context.Context, o op) error {
 func (h *handler) record(dst []byte, o op, a *vfs.Attr) []byte {
 	e := encoder{b: append(dst, byte(o), statusOK)}
 	switch o {
-	case opSetAttr, opMknod, opMkdir, opSymlink, opLink, opTmpfile, opUnlink, opRename:
+	case opSetAttr, opMknod, opCreate, opMkdir, opSymlink, opLink, opTmpfile, opUnlink, opRename:
 		x := *a
 		x.Ino = h.ss.shown(x.Ino)
 		e.attr(&x)

@@ -49,6 +49,7 @@ const (
 	opSync         op = 33
 	opWatch        op = 34
 	opCommand      op = 35
+	opCreate       op = 36
 )
 
 // traits of an op.
@@ -102,7 +103,11 @@ var ops = [...]traits{
 	opSync:         {name: "sync", slot: true},
 	opWatch:        {name: "watch"},
 	opCommand:      {name: "command", slot: true},
+	opCreate:       {name: "create", slot: true, durable: true, change: true, early: true},
 }
+
+// used tells that the server has counted a use of what the call has made.
+func (o op) used() bool { return o == opTmpfile || o == opCreate }
 
 func (o op) known() bool { return int(o) < len(ops) && ops[o].name != "" }
 

@@ -292,6 +292,48 @@ func TestTmpfileRestored(t *testing.T) {
 	h.eventually("it goes with its last use", func() bool { return vfs.ErrnoOf(other.GetAttr(bg, root, a.Ino, &x)) == syscall.ESTALE })
 }
 
+// heldConn is a connection on which nothing arrives while the gate is locked.
+type heldConn struct {
+	net.Conn
+	gate *sync.RWMutex
+}
+
+func (c heldConn) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	c.gate.RLock()
+	defer c.gate.RUnlock()
+	return n, err
+}
+
+// TestCreatedIsInUse: what a client creates is in use by it from the first moment, also if
+// another removes the name before the first has heard of it.
+func TestCreatedIsInUse(t *testing.T) {
+	h := newHouse(t)
+	var gate sync.RWMutex
+	c, other := h.dial(func(cfg *ClientConfig) {
+		cfg.NoCache = true // else the recall of its leases waits for it
+		connect := cfg.Connect
+		cfg.Connect = func(ctx context.Context) (net.Conn, error) {
+			conn, err := connect(ctx)
+			return heldConn{conn, &gate}, err
+		}
+	}), h.dial()
+	var a, x vfs.Attr
+	made := make(chan error, 1)
+	gate.Lock()
+	go func() { made <- c.Create(bg, root, vfs.Root, "f", 0o600, &a) }()
+	h.eventually("it is made", func() bool { return other.Lookup(bg, root, vfs.Root, "f", &x) == nil })
+	h.ok(other.Unlink(bg, root, vfs.Root, "f", &x))
+	gate.Unlock()
+	h.ok(<-made)
+	h.ok(c.GetAttr(bg, root, a.Ino, &x))
+	if x.Nlink != 0 {
+		t.Errorf("%d names", x.Nlink)
+	}
+	c.Release(a.Ino, 1)
+	h.eventually("it goes with its last use", func() bool { return vfs.ErrnoOf(other.GetAttr(bg, root, a.Ino, &x)) == syscall.ESTALE })
+}
+
 // TestTmpfileReleased: a file without a name goes whose client lets go of it while it has
 // no connection.
 func TestTmpfileReleased(t *testing.T) {

@@ -78,6 +78,7 @@ func attempts(c *Client, file, dir vfs.Ino) map[op][]func(ctx context.Context, i
 		opMknod: {func(ctx context.Context, i vfs.Ino) error {
 			return c.Mknod(ctx, nobody, i, "new", syscall.S_IFREG, 0, &a)
 		}},
+		opCreate:  {func(ctx context.Context, i vfs.Ino) error { return c.Create(ctx, nobody, i, "new", 0o600, &a) }},
 		opMkdir:   {func(ctx context.Context, i vfs.Ino) error { return c.Mkdir(ctx, nobody, i, "new", 0o777, &a) }},
 		opSymlink: {func(ctx context.Context, i vfs.Ino) error { return c.Symlink(ctx, nobody, i, "new", "x", &a) }},
 		opLink: {func(ctx context.Context, i vfs.Ino) error { return c.Link(ctx, nobody, i, dir, "stolen", &a) },

@@ -63,6 +63,7 @@ type session struct {
 // hosted is what the engine's sessions are for a server.
 type hosted interface {
 	meta.Session
+	meta.Creator
 	ID() uint64
 	ServeLeases(recall func(r meta.Recall, done func()), own func(*meta.OwnChange))
 	Lease(ino vfs.Ino, kinds meta.Leases) (meta.Lease, bool)
@@ -635,7 +636,7 @@ func (ss *session) load(ctx context.Context) error {
 			ss.slots = append(ss.slots, nil)
 		}
 		sl := &slot{seq: seq, reply: reply[1:]}
-		if op(reply[0]) == opTmpfile { // its client may not know yet what it has
+		if op(reply[0]).used() { // its client may not know yet what it has
 			var a vfs.Attr
 			d := decoder{b: reply[2:]}
 			if d.attr(&a); !d.bad {
