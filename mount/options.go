@@ -120,7 +120,7 @@ var optionTable = []Option{
 	{Name: "max-idle", Arg: "DURATION", Group: groupAccess, Help: "unmount when nothing has used the mount for so long (default: never)",
 		set: func(o *Options, v string) error { return o.MaxIdle.UnmarshalText([]byte(v)) }},
 
-	{Name: "transport", Arg: "auto|classic|uring", Group: groupKernel, Help: "how messages come from the kernel: by read(2), or by io_uring where root has allowed it (default auto: that, if possible)",
+	{Name: "transport", Arg: "auto|classic|uring", Group: groupKernel, Help: "how messages come from the kernel: by read(2), or by io_uring where root has allowed it (default auto: by read)",
 		set: func(o *Options, v string) error {
 			_, err := fuse.ParseTransport(v)
 			o.Transport = v

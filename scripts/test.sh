@@ -20,21 +20,6 @@ if command -v gcc >/dev/null 2>&1; then
 else
 	echo "test: no C compiler, so no race detector" >&2
 fi
-# Messages by io_uring, where the kernel has that and root may allow it, which is taken
-# back at the end.
-uring=/sys/module/fuse/parameters/enable_uring
-if [ "$(cat $uring 2>/dev/null)" = N ] && echo Y 2>/dev/null >$uring; then
-	trap 'echo N >$uring' EXIT
-	trap 'exit 130' INT
-	trap 'exit 143' TERM
-	echo "== go test (io_uring)"
-	export MASSIF_TEST_TRANSPORT=uring
-	CGO_ENABLED=0 go test -trimpath -short -timeout 5m ./door/fuse/kernel || status=$?
-	CGO_ENABLED=0 go test -trimpath -short -timeout 5m -run 'TestSmoke|TestMounted|TestThroughDoor' ./door/fuse || status=$?
-	CGO_ENABLED=0 go test -trimpath -short -timeout 10m -run 'TestPosix|TestFsx|TestCrash' ./test || status=$?
-	unset MASSIF_TEST_TRANSPORT
-	echo N >$uring
-fi
 echo "== go test (everything)"
 # Compiled as the program is, so that nothing is compiled twice; ./test first, because it
 # takes longest.

@@ -118,7 +118,8 @@ type Options struct {
 	// Transport is the way of messages from the kernel. uring fails where the kernel has
 	// not been allowed to use it (root: echo Y >/sys/module/fuse/parameters/enable_uring)
 	// and for trees whose locks the door serves (see package kernel, uring.go).
-	// Auto: uring where that is possible, else classic.
+	// Auto: classic. (Linux 6.18 can leave programs waiting for ever, and deaf to signals,
+	// whose messages lay in a queue when the server was killed.)
 	Transport Transport
 
 	// Stateless: spare OPEN, RELEASE, FLUSH and OPENDIR messages. Auto: on if the tree

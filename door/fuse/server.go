@@ -128,14 +128,9 @@ func (d *door) connect(fd int) (*kernel.Conn, error) {
 		Features: d.features(),
 		MaxWrite: d.opts.MaxWrite, MaxReadAhead: d.opts.MaxReadAhead, MaxBackground: d.opts.MaxBackground,
 		MaxMemory: d.opts.MaxRequestMemory, Logger: d.log, Debug: d.opts.Debug,
-		IOUring: must || d.opts.Transport == TransportAuto && d.locks == nil && kernel.RingsEnabled(),
+		IOUring: must,
 	}
 	conn, err := kernel.Open(fd, cfg, d)
-	if errors.Is(err, kernel.ErrNoRings) && !must {
-		d.log.Info("messages come by read(2)", "cause", err)
-		cfg.IOUring = false
-		conn, err = kernel.Open(fd, cfg, d)
-	}
 	if err == nil && must && conn.Init().Features&kernel.OverIOUring == 0 {
 		return nil, fmt.Errorf("%w: the kernel does not offer it", kernel.ErrNoRings) // start closes fd
 	}

@@ -179,7 +179,8 @@ func (a *app) imageUnpackCommand() *cobra.Command {
 		Short: "Write the tree of an image to a directory",
 		Long: `Write the whole tree of an image to the directory DIR, which must be empty; it is made
 if it does not exist. Root keeps the owners of the image; for others everything is theirs.`,
-		Args: exactArgs("IMAGE", "DIR"),
+		Example: "  massif image unpack debian.fl /srv/debian",
+		Args:    exactArgs("IMAGE", "DIR"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return withImage(cmd.Context(), args[0], stores, func(im flist.Image, r *flist.Router) error {
 				if err := os.Mkdir(args[1], 0o755); err != nil && !errors.Is(err, os.ErrExist) {
@@ -224,7 +225,10 @@ func (a *app) imageInspectCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "inspect IMAGE",
 		Short: "Tell what an image holds",
-		Args:  exactArgs("IMAGE"),
+		Long: `Tell what an image holds: the version of its format, files and bytes, blocks, and the
+stores that its blocks lie in.`,
+		Example: "  massif image inspect debian.fl\n  massif image inspect debian.fl --json",
+		Args:    exactArgs("IMAGE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			im, err := flist.Open(cmd.Context(), args[0], flist.OpenOptions{})
 			if err != nil {
@@ -306,6 +310,8 @@ func (a *app) imageTreeCommand() *cobra.Command {
 		Use:     "tree IMAGE",
 		Aliases: []string{"ls"},
 		Short:   "List everything in an image",
+		Long:    `List the path, mode, owner, size and time of everything in an image.`,
+		Example: "  massif image tree debian.fl\n  massif image tree debian.fl --json | jq -r '.[].path'",
 		Args:    exactArgs("IMAGE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			im, err := flist.Open(cmd.Context(), args[0], flist.OpenOptions{})
@@ -356,7 +362,8 @@ func (a *app) imageVerifyCommand() *cobra.Command {
 		Short: "Fetch every block of an image and check it",
 		Long: `Read the whole image, fetch every block that it names and compare it with its hashes.
 The exit status is 1 if something is missing or wrong.`,
-		Args: exactArgs("IMAGE"),
+		Example: "  massif image verify debian.fl",
+		Args:    exactArgs("IMAGE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return withImage(cmd.Context(), args[0], stores, func(im flist.Image, r *flist.Router) error {
 				bar := a.newProgress("verifying", "bytes", 0)
