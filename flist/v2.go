@@ -13,8 +13,6 @@ import (
 type v2 struct {
 	db     *sql.DB
 	xattrs bool
-	attr   string // the query of an inode's columns, without a condition
-	block  bool
 	tag    bool
 	route  bool
 

@@ -44,7 +44,6 @@ func (c *Client) keeps() int {
 // diary does one of each change, and notes what it was told.
 type diary struct {
 	names map[string]vfs.Attr // below vfs.Root, by path
-	gone  []string
 	data  map[vfs.Ino]string
 	xattr map[vfs.Ino]string
 	temp  vfs.Ino
