@@ -103,3 +103,25 @@ func TestErrors(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestSameBytes: equal, of another length, different, and broken.
+func TestSameBytes(t *testing.T) {
+	long := strings.Repeat("a", 100<<10)
+	broken := errors.New("broken")
+	for _, x := range []struct {
+		a, b io.Reader
+		same bool
+		err  error
+	}{
+		{strings.NewReader(""), strings.NewReader(""), true, nil},
+		{strings.NewReader(long), iotest.OneByteReader(strings.NewReader(long)), true, nil},
+		{strings.NewReader(long), strings.NewReader(long[1:]), false, nil},
+		{strings.NewReader(long[:64<<10]), strings.NewReader(long), false, nil},
+		{strings.NewReader(long + "x"), strings.NewReader(long + "y"), false, nil},
+		{iotest.ErrReader(broken), strings.NewReader(""), false, broken},
+	} {
+		if same, err := SameBytes(x.a, x.b); same != x.same || !errors.Is(err, x.err) {
+			t.Errorf("%v, %v; want %v, %v", same, err, x.same, x.err)
+		}
+	}
+}

@@ -1,7 +1,6 @@
 package retry
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -103,7 +102,7 @@ func (s *Store) isOurs(ctx context.Context, key string, r *replay, failed error)
 	if err != nil {
 		return object.Info{}, failed
 	}
-	same, err := equal(there, ours)
+	same, err := object.SameBytes(there, ours)
 	switch {
 	case err != nil && r.err == nil:
 		return object.Info{}, err // may pass
@@ -112,27 +111,6 @@ func (s *Store) isOurs(ctx context.Context, key string, r *replay, failed error)
 	}
 	return info, nil
 }
-
-func equal(a, b io.Reader) (bool, error) {
-	var bufA, bufB [32 << 10]byte
-	for {
-		n, errA := io.ReadFull(a, bufA[:])
-		m, errB := io.ReadFull(b, bufB[:])
-		if !bytes.Equal(bufA[:n], bufB[:m]) {
-			return false, nil
-		}
-		if end(errA) && end(errB) {
-			return true, nil
-		}
-		for _, err := range []error{errA, errB} {
-			if err != nil && !end(err) {
-				return false, err
-			}
-		}
-	}
-}
-
-func end(err error) bool { return err == io.EOF || err == io.ErrUnexpectedEOF }
 
 // Copy implements object.Store. A condition that fails after an attempt whose
 // outcome is not known is decided by comparing the objects.
@@ -164,7 +142,7 @@ func (s *Store) isCopy(ctx context.Context, dst, src string, failed error) (obje
 	if ainfo.Size != binfo.Size {
 		return object.Info{}, failed
 	}
-	same, err := equal(a, b)
+	same, err := object.SameBytes(a, b)
 	if err != nil {
 		return object.Info{}, err
 	}

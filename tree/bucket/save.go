@@ -312,7 +312,7 @@ func (fs *FS) ourOwn(ctx context.Context, key string, n *node, c *content, size 
 		return object.Info{}, err
 	}
 	defer theirs.Close()
-	same, err := equal(ours, theirs)
+	same, err := object.SameBytes(ours, theirs)
 	if err == nil && !same {
 		err = failed
 	}
@@ -342,30 +342,6 @@ func (a *attempt) made(info *object.Info) bool {
 }
 
 const attemptsKept = 8
-
-// equal compares two readers that should have the same length.
-func equal(a, b io.Reader) (bool, error) {
-	var bufA, bufB [32 << 10]byte
-	for {
-		n, errA := io.ReadFull(a, bufA[:])
-		m, errB := io.ReadFull(b, bufB[:])
-		if !bytes.Equal(bufA[:n], bufB[:m]) {
-			return false, nil
-		}
-		ends := 0
-		for _, err := range []error{errA, errB} {
-			switch {
-			case err == io.EOF || err == io.ErrUnexpectedEOF:
-				ends++
-			case err != nil:
-				return false, err
-			}
-		}
-		if ends > 0 {
-			return ends == 2, nil
-		}
-	}
-}
 
 // conflict gives up a content that lost against somebody else's change.
 func (fs *FS) conflict(n *node, c *content, key string, cause error) error {
