@@ -323,7 +323,7 @@ func (s *session) restoreReserved(list []givenBack) {
 		if r == nil {
 			r = &reservation{chain: g.chain}
 			s.reserved[g.ino] = r
-		} else if !sameChain(r.chain, g.chain) {
+		} else if !slices.Equal(r.chain, g.chain) {
 			qt.mu.Lock()
 			hold(g.chain, -g.bytes)
 			hold(r.chain, g.bytes)

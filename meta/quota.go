@@ -3,6 +3,7 @@ package meta
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"syscall"
 
@@ -322,7 +323,7 @@ func (s *session) Reserve(ctx context.Context, ino vfs.Ino, bytes int64) error {
 		r = &reservation{chain: chain}
 		s.reserved[ino] = r
 	}
-	if !sameChain(r.chain, chain) { // the file has moved
+	if !slices.Equal(r.chain, chain) { // the file has moved
 		hold(r.chain, -r.bytes)
 		hold(chain, r.bytes)
 		r.chain = chain
@@ -361,18 +362,6 @@ func hold(chain []*quota, bytes int64) {
 	for _, q := range chain {
 		q.heldBytes += bytes
 	}
-}
-
-func sameChain(a, b []*quota) bool {
-	if len(a) != len(b) {
-		return false
-	}
-	for i := range a {
-		if a[i] != b[i] {
-			return false
-		}
-	}
-	return true
 }
 
 // Unreserve implements Session.

@@ -137,7 +137,7 @@ func (t *txn) moveUsage(dir, from, to vfs.Ino) error {
 		return err
 	}
 	next, err := qt.chain(&t.view, to)
-	if err != nil || sameChain(old, next) {
+	if err != nil || slices.Equal(old, next) {
 		return err
 	}
 	use, err := t.subtreeAtRest(dir)

@@ -2,6 +2,7 @@ package retry
 
 import (
 	"context"
+	"maps"
 
 	"github.com/massif-fs/massif/object"
 )
@@ -17,7 +18,7 @@ func (s *Store) Update(ctx context.Context, key string, opts *object.PutOptions)
 	err = s.try(ctx, "update", key, Retryable, func(ctx context.Context, _ int) (err error) {
 		info, err = u.Update(ctx, key, opts)
 		if err != nil && lost && failedCondition(err, opts) {
-			if there, herr := s.s.Head(ctx, key); herr == nil && sameMetadata(there.Metadata, opts.Metadata) {
+			if there, herr := s.s.Head(ctx, key); herr == nil && maps.Equal(there.Metadata, opts.Metadata) {
 				info, err = there, nil
 			}
 		}
@@ -25,18 +26,6 @@ func (s *Store) Update(ctx context.Context, key string, opts *object.PutOptions)
 		return err
 	})
 	return info, err
-}
-
-func sameMetadata(a, b map[string]string) bool {
-	if len(a) != len(b) {
-		return false
-	}
-	for k, v := range a {
-		if b[k] != v {
-			return false
-		}
-	}
-	return true
 }
 
 // CreateComposed implements object.Composer if the store below does.

@@ -4,6 +4,7 @@ import (
 	"container/list"
 	"context"
 	"path"
+	"slices"
 	"sync"
 	"syscall"
 
@@ -81,7 +82,7 @@ func (t *unionTable) at(p string, inherited []layer, known bool) (u *union, adde
 	} else if u.idle != nil {
 		t.idle.MoveToBack(u.idle)
 	}
-	if known && !sameLayers(u.inherited, inherited) {
+	if known && !slices.Equal(u.inherited, inherited) {
 		added = inherited
 		removed = append(removed, u.inherited...)
 		t.setLayersLocked(u, inherited)
@@ -111,18 +112,6 @@ func (t *unionTable) forgetLocked(u *union) (removed []layer) {
 	delete(t.byPath, u.path)
 	delete(t.byIno, u.ino)
 	return removed
-}
-
-func sameLayers(a, b []layer) bool {
-	if len(a) != len(b) {
-		return false
-	}
-	for i := range a {
-		if a[i] != b[i] {
-			return false
-		}
-	}
-	return true
 }
 
 // hold changes the number of those who need a union.
