@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/massif-fs/massif/internal/atomicfile"
 	"github.com/massif-fs/massif/seal"
 )
 
@@ -41,7 +42,7 @@ the other flags wish; what only you know is to be filled in.`,
 				_, err := fmt.Fprint(p.Out, text)
 				return err
 			}
-			if err := writePrivate(expand(output), []byte(text)); err != nil {
+			if err := atomicfile.Write(expand(output), []byte(text), 0o600); err != nil {
 				return fmt.Errorf("gen-config: %w", err)
 			}
 			return nil

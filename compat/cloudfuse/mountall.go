@@ -10,6 +10,7 @@ import (
 
 	"github.com/goccy/go-yaml/parser"
 
+	"github.com/massif-fs/massif/internal/atomicfile"
 	"github.com/massif-fs/massif/mount"
 	"github.com/massif-fs/massif/seal"
 )
@@ -161,5 +162,5 @@ func (s *settings) keepConfig(name string, base []byte, pass seal.Passphrase) er
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}
-	return writePrivate(filepath.Join(dir, "config_"+name+suffix), data)
+	return atomicfile.Write(filepath.Join(dir, "config_"+name+suffix), data, 0o600)
 }

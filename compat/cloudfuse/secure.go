@@ -12,6 +12,7 @@ import (
 	"github.com/goccy/go-yaml/token"
 	"github.com/spf13/cobra"
 
+	"github.com/massif-fs/massif/internal/atomicfile"
 	"github.com/massif-fs/massif/seal"
 )
 
@@ -98,7 +99,7 @@ func replaced(what, from, to string, data []byte, remove bool) error {
 			return usageError("%s: %s would be written over itself", what, from)
 		}
 	}
-	if err := writePrivate(to, data); err != nil {
+	if err := atomicfile.Write(to, data, 0o600); err != nil {
 		return fmt.Errorf("%s: %w", what, err)
 	}
 	if remove {
@@ -179,7 +180,7 @@ func (p *Personality) setCommand() *cobra.Command {
 		if err != nil {
 			return fmt.Errorf("secure set: %w", err)
 		}
-		if err := writePrivate(c.path(), data); err != nil {
+		if err := atomicfile.Write(c.path(), data, 0o600); err != nil {
 			return fmt.Errorf("secure set: %w", err)
 		}
 		_, err = fmt.Fprintf(p.Out, "Updated value : %s = %s\n", key, val)

@@ -95,17 +95,3 @@ func (c *configSource) text() ([]byte, error) {
 	}
 	return plain, nil
 }
-
-// writePrivate replaces a file by one of mode 0600, in one step.
-func writePrivate(name string, data []byte) error {
-	temp, err := os.CreateTemp(filepath.Dir(name), ".cloudfuse-*") // mode 0600
-	if err != nil {
-		return err
-	}
-	defer os.Remove(temp.Name())
-	_, err = temp.Write(data)
-	if err = errors.Join(err, temp.Sync(), temp.Close()); err != nil {
-		return err
-	}
-	return os.Rename(temp.Name(), name)
-}

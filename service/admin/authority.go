@@ -19,6 +19,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/massif-fs/massif/internal/atomicfile"
 	"github.com/massif-fs/massif/service/admin/adminapi"
 )
 
@@ -52,10 +53,10 @@ func openAuthority(dir string, clock func() time.Time) (*authority, error) {
 			return nil, err
 		}
 		// The certificate last: where it is, the key is.
-		if err := writeNew(keyFile, pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: der}), 0o600); err != nil {
+		if err := atomicfile.Write(keyFile, pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: der}), 0o600); err != nil {
 			return nil, err
 		}
-		return a, writeNew(certFile, []byte(a.pem()), 0o644)
+		return a, atomicfile.Write(certFile, []byte(a.pem()), 0o644)
 	}
 	if err != nil {
 		return nil, err
@@ -74,21 +75,6 @@ func openAuthority(dir string, clock func() time.Time) (*authority, error) {
 		return nil, fmt.Errorf("%s is no authority of massif", certFile)
 	}
 	return a, nil
-}
-
-// writeNew writes a file that appears whole or not at all.
-func writeNew(path string, data []byte, mode os.FileMode) error {
-	f, err := os.CreateTemp(filepath.Dir(path), ".new-*")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(f.Name())
-	_, err = f.Write(data)
-	err = errors.Join(err, f.Chmod(mode), f.Sync(), f.Close())
-	if err != nil {
-		return err
-	}
-	return os.Rename(f.Name(), path)
 }
 
 func (a *authority) make() (err error) {

@@ -16,6 +16,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/massif-fs/massif/internal/atomicfile"
 	"github.com/massif-fs/massif/service/admin"
 	"github.com/massif-fs/massif/service/admin/adminapi"
 )
@@ -103,16 +104,7 @@ func (s *state) write() error {
 	if err != nil {
 		return err
 	}
-	temp, err := os.CreateTemp(filepath.Dir(s.path), ".state-*") // mode 0600
-	if err != nil {
-		return err
-	}
-	defer os.Remove(temp.Name())
-	_, err = temp.Write(data)
-	if err = errors.Join(err, temp.Sync(), temp.Close()); err != nil {
-		return err
-	}
-	return os.Rename(temp.Name(), s.path)
+	return atomicfile.Write(s.path, data, 0o600)
 }
 
 // load makes the certificate of the file's text.
