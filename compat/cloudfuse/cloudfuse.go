@@ -39,8 +39,8 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
-	"github.com/spf13/pflag"
 
+	"github.com/massif-fs/massif/internal/cmdline"
 	"github.com/massif-fs/massif/mount"
 )
 
@@ -105,7 +105,7 @@ func (p *Personality) root() *cobra.Command {
 	root.SetIn(p.In)
 	root.SetOut(p.Out)
 	root.SetErr(p.Err)
-	root.SetFlagErrorFunc(flagError)
+	root.SetFlagErrorFunc(cmdline.FlagErrors("unknown flag:", true))
 	root.PersistentFlags().Bool("disable-version-check", false, "no effect: no version is ever asked for")
 	root.AddCommand(p.mountCommand(), p.unmountCommand(), p.secureCommand(), p.genConfigCommand(),
 		p.serviceCommand(), p.healthCommand(), p.versionCommand())
@@ -119,37 +119,12 @@ func isCommand(root *cobra.Command, name string) bool {
 		slices.ContainsFunc(root.Commands(), func(c *cobra.Command) bool { return c.Name() == name || c.HasAlias(name) })
 }
 
-// unknownCommand names the commands that there are.
-func unknownCommand(cmd *cobra.Command, name string) error {
-	var names []string
-	for _, c := range cmd.Commands() {
-		if c.IsAvailableCommand() {
-			names = append(names, c.Name())
-		}
-	}
-	return usageError("there is no command %q; there are %s", cmd.CommandPath()+" "+name, strings.Join(names, ", "))
-}
-
-// flagError names the flag that is wrong, and the nearest there is.
-func flagError(cmd *cobra.Command, err error) error {
-	name, unknown := strings.CutPrefix(err.Error(), "unknown flag: --")
-	if !unknown {
-		return usageError("%s", err.Error())
-	}
-	var names []string
-	cmd.Flags().VisitAll(func(f *pflag.Flag) { names = append(names, f.Name) })
-	if near := mount.Nearest(name, names); near != "" {
-		return usageError("unknown flag: --%s; did you mean --%s?", name, near)
-	}
-	return usageError("unknown flag: --%s; \"%s --help\" lists the flags", name, cmd.CommandPath())
-}
-
 // group makes a command that only holds others.
 func group(cmd *cobra.Command, sub ...*cobra.Command) *cobra.Command {
 	cmd.Args = cobra.ArbitraryArgs
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if len(args) > 0 {
-			return unknownCommand(cmd, args[0])
+			return cmdline.UnknownCommand(cmd, args[0])
 		}
 		return usageError("missing command options; \"%s --help\" lists the commands", cmd.CommandPath())
 	}
@@ -157,23 +132,10 @@ func group(cmd *cobra.Command, sub ...*cobra.Command) *cobra.Command {
 	return cmd
 }
 
-// wantArgs takes min to len(names) arguments.
-func wantArgs(min int, names ...string) cobra.PositionalArgs {
-	return func(cmd *cobra.Command, args []string) error {
-		switch {
-		case len(args) < min:
-			return usageError("%s: %s is missing; usage: %s", cmd.CommandPath(), names[len(args)], cmd.UseLine())
-		case len(args) > len(names):
-			return usageError("%s: too many arguments, beginning with %q; usage: %s", cmd.CommandPath(), args[len(names)], cmd.UseLine())
-		}
-		return nil
-	}
-}
-
 func (p *Personality) versionCommand() *cobra.Command {
 	var check bool
 	cmd := &cobra.Command{
-		Use: "version", Aliases: []string{"ver"}, Short: "Print the version", Args: wantArgs(0),
+		Use: "version", Aliases: []string{"ver"}, Short: "Print the version", Args: cmdline.Args(0),
 		RunE: func(*cobra.Command, []string) error {
 			if check {
 				p.warn("--check: Massif asks nobody for newer versions")

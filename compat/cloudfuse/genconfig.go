@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/massif-fs/massif/internal/atomicfile"
+	"github.com/massif-fs/massif/internal/cmdline"
 	"github.com/massif-fs/massif/seal"
 )
 
@@ -20,7 +21,7 @@ func (p *Personality) genConfigCommand() *cobra.Command {
 	var output, temp string
 	var w wishes
 	cmd := &cobra.Command{
-		Use: "gen-config", Short: "Make a configuration file", Args: wantArgs(0),
+		Use: "gen-config", Short: "Make a configuration file", Args: cmdline.Args(0),
 		Long: `Make a configuration file.
 
 With --config-file, that is a template: { 0 } in it becomes what --temp-path says and

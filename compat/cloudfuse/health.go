@@ -17,6 +17,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"github.com/massif-fs/massif/internal/cmdline"
 	"github.com/massif-fs/massif/mount"
 )
 
@@ -117,7 +118,7 @@ monitor is stopped.`,
 		Example: "  cloudfuse health-monitor --pid=1234 --config-file=config.yaml\n  cloudfuse health-monitor stop --pid=1234",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) > 0 {
-				return unknownCommand(cmd, args[0])
+				return cmdline.UnknownCommand(cmd, args[0])
 			}
 			if pid <= 0 {
 				return usageError("pid of cloudfuse process not given: --pid is missing")
@@ -144,7 +145,7 @@ monitor is stopped.`,
 	cmd.Flags().IntVar(&pid, "pid", 0, "`PROCESS` that serves the mount (\"massif mounts\" shows it)")
 	r.configSource.addFlags(cmd.Flags())
 	stop := &cobra.Command{
-		Use: "stop", Short: "Stop the monitor of a mount", Args: wantArgs(0),
+		Use: "stop", Short: "Stop the monitor of a mount", Args: cmdline.Args(0),
 		RunE: func(*cobra.Command, []string) error {
 			if stopPID <= 0 {
 				return usageError("pid of cloudfuse process not given: --pid is missing")
@@ -162,7 +163,7 @@ monitor is stopped.`,
 	}
 	stop.Flags().IntVar(&stopPID, "pid", 0, "`PROCESS` that serves the mount")
 	stop.AddCommand(&cobra.Command{
-		Use: "all", Short: "Stop the monitors of all mounts", Args: wantArgs(0),
+		Use: "all", Short: "Stop the monitors of all mounts", Args: cmdline.Args(0),
 		RunE: func(*cobra.Command, []string) error {
 			if _, err := stopMonitors(0); err != nil {
 				return err

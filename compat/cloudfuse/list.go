@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/massif-fs/massif/internal/cmdline"
 	"github.com/massif-fs/massif/mount"
 )
 
@@ -31,7 +32,7 @@ func mounted() ([]string, error) {
 
 func (p *Personality) listCommand() *cobra.Command {
 	return &cobra.Command{
-		Use: "list", Aliases: []string{"ls"}, Short: "List the mounts of Cloudfuse", Args: wantArgs(0), Example: "  cloudfuse mount list",
+		Use: "list", Aliases: []string{"ls"}, Short: "List the mounts of Cloudfuse", Args: cmdline.Args(0), Example: "  cloudfuse mount list",
 		RunE: func(*cobra.Command, []string) error {
 			points, err := mounted()
 			if err != nil {
@@ -57,7 +58,7 @@ func (p *Personality) unmountCommand() *cobra.Command {
 		return cmd
 	}
 	all := flags(&cobra.Command{
-		Use: "all", Short: "Unmount all mounts of Cloudfuse", Args: wantArgs(0), Example: "  cloudfuse unmount all",
+		Use: "all", Short: "Unmount all mounts of Cloudfuse", Args: cmdline.Args(0), Example: "  cloudfuse unmount all",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			points, err := mounted()
 			if err != nil {
@@ -74,7 +75,7 @@ func (p *Personality) unmountCommand() *cobra.Command {
 		Use: "unmount PATH", Aliases: []string{"umount", "umnt"}, Short: "Unmount a mount of Cloudfuse, and wait until everything written is stored",
 		Long: `Unmount a mount of Cloudfuse. The command returns when all that was written is stored.
 A PATH with a '*' is a regular expression, and means all mounts that it fits.`,
-		Example: "  cloudfuse unmount /mnt/photos", Args: wantArgs(1, "PATH"),
+		Example: "  cloudfuse unmount /mnt/photos", Args: cmdline.Args(1, "PATH"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if strings.Contains(args[0], "*") {
 				points, err := matching(args[0])

@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"github.com/massif-fs/massif/internal/cmdline"
 	"github.com/massif-fs/massif/mount"
 )
 
@@ -71,7 +72,7 @@ configuration file. A configuration file whose name ends in .aes is encrypted.`,
 		Long: `Mount each bucket or container of the account at PATH/NAME: those that
 mountall.container-allowlist names, else all but those of container-denylist. Each has a
 cache directory of its own.`,
-		Example: "  cloudfuse mount all /mnt/account --config-file=config.yaml", Args: wantArgs(1, "PATH"),
+		Example: "  cloudfuse mount all /mnt/account --config-file=config.yaml", Args: cmdline.Args(1, "PATH"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			all.named = cmd.Flags().Changed("config-file")
 			return p.mountAll(cmd.Context(), all, args[0])

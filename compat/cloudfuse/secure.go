@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/massif-fs/massif/internal/atomicfile"
+	"github.com/massif-fs/massif/internal/cmdline"
 	"github.com/massif-fs/massif/seal"
 )
 
@@ -32,7 +33,7 @@ func secureFlags(cmd *cobra.Command) *configSource {
 	c := &configSource{}
 	cmd.Flags().SortFlags = false
 	c.addFlags(cmd.Flags())
-	cmd.Args = wantArgs(0)
+	cmd.Args = cmdline.Args(0)
 	return c
 }
 

@@ -12,6 +12,8 @@ import (
 
 	"github.com/coreos/go-systemd/v22/unit"
 	"github.com/spf13/cobra"
+
+	"github.com/massif-fs/massif/internal/cmdline"
 )
 
 // target is the systemd target of all mounts that "service" and --enable-remount-system
@@ -199,11 +201,11 @@ func (p *Personality) forgetUnit(ctx context.Context, point string) error {
 
 func (p *Personality) serviceCommand() *cobra.Command {
 	simple := func(name, short string, aliases []string, run func(ctx context.Context) error) *cobra.Command {
-		return &cobra.Command{Use: name, Short: short, Aliases: aliases, Args: wantArgs(0), RunE: func(cmd *cobra.Command, _ []string) error { return run(cmd.Context()) }}
+		return &cobra.Command{Use: name, Short: short, Aliases: aliases, Args: cmdline.Args(0), RunE: func(cmd *cobra.Command, _ []string) error { return run(cmd.Context()) }}
 	}
 	r := &mountRequest{}
 	mountCmd := &cobra.Command{
-		Use: "mount PATH", Short: "Mount now and whenever the machine starts", Args: wantArgs(1, "PATH"),
+		Use: "mount PATH", Short: "Mount now and whenever the machine starts", Args: cmdline.Args(1, "PATH"),
 		Example: "  cloudfuse service mount /mnt/photos --config-file=config.yaml",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			r.named, r.remountSystem = cmd.Flags().Changed("config-file"), true
@@ -212,7 +214,7 @@ func (p *Personality) serviceCommand() *cobra.Command {
 	}
 	r.addFlags(mountCmd.Flags())
 	unmountCmd := &cobra.Command{
-		Use: "unmount PATH", Short: "Unmount, and do not mount again when the machine starts", Args: wantArgs(1, "PATH"),
+		Use: "unmount PATH", Short: "Unmount, and do not mount again when the machine starts", Args: cmdline.Args(1, "PATH"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := p.forgetUnit(cmd.Context(), args[0]); err != nil {
 				return err

@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/massif-fs/massif/internal/cmdline"
 	"github.com/massif-fs/massif/internal/terminal"
 	"github.com/massif-fs/massif/mount/creds"
 )
@@ -26,9 +27,9 @@ asks; --fingerprint, --ca and --insecure answer that for scripts. The answer is 
 in the file, and a server that shows another certificate later is refused.`,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) > 0 && use == "init" {
-				return unknownCommand(cmd, args[0])
+				return cmdline.UnknownCommand(cmd, args[0])
 			}
-			return wantArgs(0)(cmd, args)
+			return cmdline.Args(0)(cmd, args)
 		},
 		RunE: func(cmd *cobra.Command, _ []string) (err error) {
 			if addr == "" && use == "init" {
@@ -98,7 +99,7 @@ func (p *Personality) forgetCommand() *cobra.Command {
 	var file string
 	var force bool
 	cmd := &cobra.Command{
-		Use: "creds [NAME]", Short: "Remove the credentials file of a volume", Args: wantArgs(0, "NAME"),
+		Use: "creds [NAME]", Short: "Remove the credentials file of a volume", Args: cmdline.Args(0, "NAME"),
 		RunE: func(cmd *cobra.Command, args []string) (err error) {
 			switch {
 			case file != "" && len(args) > 0:

@@ -31,8 +31,8 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
-	"github.com/spf13/pflag"
 
+	"github.com/massif-fs/massif/internal/cmdline"
 	"github.com/massif-fs/massif/mount"
 )
 
@@ -76,52 +76,15 @@ func (p *Personality) root() *cobra.Command {
 			if len(args) == 0 {
 				return cmd.Help()
 			}
-			return unknownCommand(cmd, args[0])
+			return cmdline.UnknownCommand(cmd, args[0])
 		},
 	}
 	root.SetIn(p.In)
 	root.SetOut(p.Out)
 	root.SetErr(p.Err)
-	root.SetFlagErrorFunc(flagError)
+	root.SetFlagErrorFunc(cmdline.FlagErrors("unknown flag", true))
 	root.AddCommand(p.startCommand(), p.initCommand(), p.deinitCommand(), p.versionCommand(), p.licenseCommand())
 	return root
-}
-
-func unknownCommand(cmd *cobra.Command, name string) error {
-	var names []string
-	for _, c := range cmd.Commands() {
-		if c.IsAvailableCommand() {
-			names = append(names, c.Name())
-		}
-	}
-	return usageError("there is no command %q; there are %s", cmd.CommandPath()+" "+name, strings.Join(names, ", "))
-}
-
-// flagError names the flag that is wrong, and the nearest there is.
-func flagError(cmd *cobra.Command, err error) error {
-	name, unknown := strings.CutPrefix(err.Error(), "unknown flag: --")
-	if !unknown {
-		return usageError("%s", err.Error())
-	}
-	var names []string
-	cmd.Flags().VisitAll(func(f *pflag.Flag) { names = append(names, f.Name) })
-	if near := mount.Nearest(name, names); near != "" {
-		return usageError("unknown flag --%s; did you mean --%s?", name, near)
-	}
-	return usageError("unknown flag --%s; \"%s --help\" lists the flags", name, cmd.CommandPath())
-}
-
-// wantArgs takes min to len(names) arguments.
-func wantArgs(min int, names ...string) cobra.PositionalArgs {
-	return func(cmd *cobra.Command, args []string) error {
-		switch {
-		case len(args) < min:
-			return usageError("%s: %s is missing; usage: %s", cmd.CommandPath(), names[len(args)], cmd.UseLine())
-		case len(args) > len(names):
-			return usageError("%s: too many arguments, beginning with %q; usage: %s", cmd.CommandPath(), args[len(names)], cmd.UseLine())
-		}
-		return nil
-	}
 }
 
 func (p *Personality) initCommand() *cobra.Command {
@@ -136,7 +99,7 @@ func (p *Personality) deinitCommand() *cobra.Command {
 		Use: "deinit", Short: "Remove a credentials file, or a line of fstab", Args: cobra.ArbitraryArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) > 0 {
-				return unknownCommand(cmd, args[0])
+				return cmdline.UnknownCommand(cmd, args[0])
 			}
 			return cmd.Help()
 		},
@@ -147,7 +110,7 @@ func (p *Personality) deinitCommand() *cobra.Command {
 
 func (p *Personality) versionCommand() *cobra.Command {
 	return &cobra.Command{
-		Use: "version", Short: "Print the version", Args: wantArgs(0),
+		Use: "version", Short: "Print the version", Args: cmdline.Args(0),
 		RunE: func(*cobra.Command, []string) error {
 			_, err := fmt.Fprintf(p.Out, "mount.flexfs of massif %s\n", p.Version)
 			return err
@@ -157,7 +120,7 @@ func (p *Personality) versionCommand() *cobra.Command {
 
 func (p *Personality) licenseCommand() *cobra.Command {
 	return &cobra.Command{
-		Use: "license", Short: "Print the license", Args: wantArgs(0),
+		Use: "license", Short: "Print the license", Args: cmdline.Args(0),
 		RunE: func(*cobra.Command, []string) error {
 			_, err := fmt.Fprint(p.Out, "Massif is free software under the Apache License, Version 2.0:\n"+
 				"https://www.apache.org/licenses/LICENSE-2.0\n"+

@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/massif-fs/massif/internal/cmdline"
 	"github.com/massif-fs/massif/mount"
 )
 
@@ -107,7 +108,7 @@ func (p *Personality) fstabCommand() *cobra.Command {
 	var file, options string
 	var now, force bool
 	cmd := &cobra.Command{
-		Use: "fstab NAME DIR", Short: "Write a line into fstab", Args: wantArgs(2, "NAME", "DIR"),
+		Use: "fstab NAME DIR", Short: "Write a line into fstab", Args: cmdline.Args(2, "NAME", "DIR"),
 		Long: `Write a line into /etc/fstab that mounts the volume NAME at DIR, and make DIR if it
 is not there. --mountOptions are flags of "mount.flexfs start" without their dashes,
 divided by commas.`,
@@ -186,7 +187,7 @@ func (p *Personality) addFstab(point, line string, force bool) error {
 // unfstabCommand makes "deinit fstab".
 func (p *Personality) unfstabCommand() *cobra.Command {
 	return &cobra.Command{
-		Use: "fstab [NAME] DIR", Short: "Remove a line of fstab", Args: wantArgs(1, "NAME", "DIR"),
+		Use: "fstab [NAME] DIR", Short: "Remove a line of fstab", Args: cmdline.Args(1, "NAME", "DIR"),
 		RunE: func(_ *cobra.Command, args []string) error {
 			name := ""
 			if len(args) == 2 {

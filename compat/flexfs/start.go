@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"github.com/massif-fs/massif/internal/cmdline"
 	"github.com/massif-fs/massif/internal/terminal"
 	"github.com/massif-fs/massif/mount"
 	"github.com/massif-fs/massif/mount/creds"
@@ -59,7 +60,7 @@ func (r *request) addFlags(flags *pflag.FlagSet) {
 func (p *Personality) startCommand() *cobra.Command {
 	r := newRequest()
 	cmd := &cobra.Command{
-		Use: "start NAME DIR", Short: "Mount a volume", Args: wantArgs(2, "NAME", "DIR"),
+		Use: "start NAME DIR", Short: "Mount a volume", Args: cmdline.Args(2, "NAME", "DIR"),
 		Long: `Mount the volume NAME, or the one of which NAME is an alias, at the directory DIR.
 
 The mount is served in the background; the command returns when it answers. With

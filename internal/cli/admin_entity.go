@@ -13,6 +13,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/massif-fs/massif/internal/cmdline"
 	"github.com/massif-fs/massif/mount"
 	"github.com/massif-fs/massif/service/admin/adminapi"
 )
@@ -126,7 +127,7 @@ func (c *adminCommand) verbOf(verb, short string, s *adminapi.Schema) *cobra.Com
 	var secretFile string
 	use, args := s.One+" NAME", exactArgs("NAME")
 	if s.Table == adminapi.TableTokens && verb == "create" {
-		use, args = s.One+" [NAME]", rangeArgs(0, "NAME")
+		use, args = s.One+" [NAME]", cmdline.Args(0, "NAME")
 	}
 	cmd := &cobra.Command{
 		Use: use, Short: short + " a " + strings.ReplaceAll(s.One, "-", " "), Args: args,

@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/massif-fs/massif/internal/cmdline"
 	"github.com/massif-fs/massif/mount"
 )
 
@@ -19,7 +20,7 @@ func (a *app) logLevelCommand() *cobra.Command {
 		GroupID: "mounts",
 		Long:    `Show the log level of a mount, or set it to debug, info, warn or error.`,
 		Example: `  massif log-level /mnt/photos debug`,
-		Args:    rangeArgs(1, "MOUNTPOINT", "LEVEL"),
+		Args:    cmdline.Args(1, "MOUNTPOINT", "LEVEL"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, err := mount.Connect(cmd.Context(), args[0])
 			if err != nil {

@@ -7,6 +7,8 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/cobra/doc"
+
+	"github.com/massif-fs/massif/internal/cmdline"
 )
 
 func (a *app) manCommand() *cobra.Command {
@@ -40,7 +42,7 @@ and umount(8) look for: mount.massif, mount.fuse.massif and umount.fuse.massif.
 Existing links are replaced, other files are not touched.`,
 		Example: `  massif install-helpers
   mount -t massif photos /mnt/photos`,
-		Args: rangeArgs(0, "DIR"),
+		Args: cmdline.Args(0, "DIR"),
 		RunE: func(_ *cobra.Command, args []string) error {
 			dir := "/sbin"
 			if len(args) == 1 {

@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"github.com/massif-fs/massif/internal/cmdline"
 	"github.com/massif-fs/massif/mount"
 )
 
@@ -52,7 +53,7 @@ spec's "mount" section. In fstab, write the type massif (see
   massif mount admin.example.com/team /mnt/team
   massif mount debian.fl /mnt/debian --layer web1 --size 2GiB
   massif mount photos.yaml`,
-		Args: rangeArgs(1, "SOURCE", "MOUNTPOINT"),
+		Args: cmdline.Args(1, "SOURCE", "MOUNTPOINT"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			spec, err := mount.Parse(args[0])
 			if err != nil {

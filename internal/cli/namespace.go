@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/massif-fs/massif/door/control"
+	"github.com/massif-fs/massif/internal/cmdline"
 	"github.com/massif-fs/massif/mount"
 	"github.com/massif-fs/massif/mount/nscommands"
 )
@@ -41,7 +42,7 @@ func (a *app) namespaceStart() *cobra.Command {
         read-only: true`,
 		Example: `  massif namespace start /mnt/all
   massif namespace start /mnt/all all.yaml --socket /run/user/1000/all.sock`,
-		Args: rangeArgs(1, "MOUNTPOINT", "FILE"),
+		Args: cmdline.Args(1, "MOUNTPOINT", "FILE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			spec := &mount.Spec{Tree: mount.Tree{Kind: "namespace", Config: tree}, Source: "namespace"}
 			if len(args) > 1 {
@@ -338,7 +339,7 @@ func (a *app) namespaceWatch() *cobra.Command {
 		Long: `Print a line for each file or directory that is created, deleted or modified in a storage and
 whose path within it ends as PATTERN says (default: all), until the command is interrupted.`,
 		Example: `  massif namespace watch /mnt/all /photos '*.jpg'`,
-		Args:    rangeArgs(2, "MOUNTPOINT", "ID|PATH", "PATTERN"),
+		Args:    cmdline.Args(2, "MOUNTPOINT", "ID|PATH", "PATTERN"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, err := mount.Connect(cmd.Context(), args[0])
 			if err != nil {

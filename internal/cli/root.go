@@ -1,11 +1,9 @@
 package cli
 
 import (
-	"strings"
-
 	"github.com/spf13/cobra"
-	"github.com/spf13/pflag"
 
+	"github.com/massif-fs/massif/internal/cmdline"
 	"github.com/massif-fs/massif/mount"
 )
 
@@ -47,7 +45,7 @@ read. A local directory can be mounted as it is.`,
 	root.SetIn(s.in)
 	root.SetOut(s.out)
 	root.SetErr(s.err)
-	root.SetFlagErrorFunc(flagError)
+	root.SetFlagErrorFunc(cmdline.FlagErrors("unknown flag", false))
 	root.AddGroup(
 		&cobra.Group{ID: "volumes", Title: "Volumes:"},
 		&cobra.Group{ID: "images", Title: "Images:"},
@@ -81,41 +79,9 @@ func unknownCommand(cmd *cobra.Command, name string) error {
 	return usageError("there is no command %q; \"%s help\" lists the commands", cmd.CommandPath()+" "+name, cmd.Root().Name())
 }
 
-// flagError makes usage errors of the flag library's errors and adds the nearest
-// known flag.
-func flagError(cmd *cobra.Command, err error) error {
-	msg := err.Error()
-	if name, ok := strings.CutPrefix(msg, "unknown flag: --"); ok {
-		var names []string
-		cmd.Flags().VisitAll(func(f *pflag.Flag) {
-			if !f.Hidden {
-				names = append(names, f.Name)
-			}
-		})
-		if near := mount.Nearest(name, names); near != "" {
-			return usageError("unknown flag --%s; did you mean --%s?", name, near)
-		}
-		return usageError("unknown flag --%s; \"%s --help\" lists the flags", name, cmd.CommandPath())
-	}
-	return usageError("%s", msg)
-}
-
-// exactArgs, minArgs and rangeArgs check the number of arguments and name them.
+// exactArgs and minArgs check the number of arguments and name them, as cmdline.Args.
 func exactArgs(names ...string) cobra.PositionalArgs {
-	return rangeArgs(len(names), names...)
-}
-
-// rangeArgs wants the first min of the named arguments and takes the others.
-func rangeArgs(min int, names ...string) cobra.PositionalArgs {
-	return func(cmd *cobra.Command, args []string) error {
-		switch {
-		case len(args) < min:
-			return usageError("%s: %s is missing; usage: %s", cmd.CommandPath(), names[len(args)], cmd.UseLine())
-		case len(args) > len(names):
-			return usageError("%s: too many arguments, beginning with %q; usage: %s", cmd.CommandPath(), args[len(names)], cmd.UseLine())
-		}
-		return nil
-	}
+	return cmdline.Args(len(names), names...)
 }
 
 func minArgs(min int, name string) cobra.PositionalArgs {

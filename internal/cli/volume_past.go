@@ -6,6 +6,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/massif-fs/massif/internal/cmdline"
 	"github.com/massif-fs/massif/meta"
 	"github.com/massif-fs/massif/mount"
 )
@@ -138,7 +139,7 @@ all that is below it, as long as the volume's retention reaches back.
 		Example: `  massif volume trash photos
   massif volume trash photos /2026
   massif volume restore photos /2026/x.jpg /2026/x.jpg --at-time '2026-01-31 12:00:00'`,
-		Args: rangeArgs(1, "NAME", "PATH"),
+		Args: cmdline.Args(1, "NAME", "PATH"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			trash := mount.TrashArgs{}
 			if len(args) > 1 {
