@@ -96,6 +96,21 @@ type storageRow struct {
 	Error string          `json:"error,omitempty"`
 }
 
+// openNamespace connects with a mount and asks what is mounted in it. The caller closes the
+// client.
+func openNamespace(ctx context.Context, mountpoint string) (*mount.Client, []storageRow, error) {
+	c, err := mount.Connect(ctx, mountpoint)
+	if err != nil {
+		return nil, nil, err
+	}
+	rows, err := storagesOf(ctx, c)
+	if err != nil {
+		c.Close()
+		return nil, nil, err
+	}
+	return c, rows, nil
+}
+
 // storagesOf asks a namespace what is mounted in it.
 func storagesOf(ctx context.Context, c *mount.Client) ([]storageRow, error) {
 	var info map[string]storageRow
@@ -129,15 +144,11 @@ func (a *app) namespaceList() *cobra.Command {
 		Example: "  massif namespace list /mnt/all",
 		Args:    exactArgs("MOUNTPOINT"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := mount.Connect(cmd.Context(), args[0])
+			c, rows, err := openNamespace(cmd.Context(), args[0])
 			if err != nil {
 				return err
 			}
 			defer c.Close()
-			rows, err := storagesOf(cmd.Context(), c)
-			if err != nil {
-				return err
-			}
 			if a.json {
 				return a.printJSON(rows)
 			}
@@ -225,15 +236,11 @@ when what was written to them is stored.`,
   massif namespace remove /mnt/all /photos`,
 		Args: minArgs(2, "ID or PATH"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := mount.Connect(cmd.Context(), args[0])
+			c, rows, err := openNamespace(cmd.Context(), args[0])
 			if err != nil {
 				return err
 			}
 			defer c.Close()
-			rows, err := storagesOf(cmd.Context(), c)
-			if err != nil {
-				return err
-			}
 			var ids []int
 			for _, which := range args[1:] {
 				id, err := findStorage(rows, which)
@@ -268,15 +275,11 @@ func completeStorages(cmd *cobra.Command, args []string, word string) ([]string,
 	if len(args) == 0 {
 		return completeMounts(cmd, args, word)
 	}
-	c, err := mount.Connect(context.Background(), args[0])
+	c, rows, err := openNamespace(context.Background(), args[0])
 	if err != nil {
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}
 	defer c.Close()
-	rows, err := storagesOf(context.Background(), c)
-	if err != nil {
-		return nil, cobra.ShellCompDirectiveNoFileComp
-	}
 	var paths []string
 	for _, r := range rows {
 		paths = append(paths, r.Paths[0])
@@ -292,15 +295,11 @@ which one has the file. PATH begins at the mount point.`,
 		Example: "  massif namespace info /mnt/all /photos/a.jpg",
 		Args:    exactArgs("MOUNTPOINT", "PATH"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := mount.Connect(cmd.Context(), args[0])
+			c, rows, err := openNamespace(cmd.Context(), args[0])
 			if err != nil {
 				return err
 			}
 			defer c.Close()
-			rows, err := storagesOf(cmd.Context(), c)
-			if err != nil {
-				return err
-			}
 			var ids []int
 			if err := c.Call(cmd.Context(), "storages-of", map[string]string{"path": args[1]}, &ids, nil); err != nil {
 				return notNamespace(err)
@@ -341,15 +340,11 @@ whose path within it ends as PATTERN says (default: all), until the command is i
 		Example: `  massif namespace watch /mnt/all /photos '*.jpg'`,
 		Args:    cmdline.Args(2, "MOUNTPOINT", "ID|PATH", "PATTERN"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := mount.Connect(cmd.Context(), args[0])
+			c, rows, err := openNamespace(cmd.Context(), args[0])
 			if err != nil {
 				return err
 			}
 			defer c.Close()
-			rows, err := storagesOf(cmd.Context(), c)
-			if err != nil {
-				return err
-			}
 			id, err := findStorage(rows, args[1])
 			if err != nil {
 				return err
