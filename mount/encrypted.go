@@ -222,14 +222,23 @@ func (g *Registry) ChangeSeal(ctx context.Context, name string, unlock func(*sea
 	case old == nil || old.KeyID != info.KeyID:
 		return fmt.Errorf("volume %s: its metadata do not have the key that it was made with", name)
 	}
+	next, err := rewrap(name, old, unlock, change)
+	if err != nil {
+		return err
+	}
+	return g.Do(ctx, name, "seal-change", SealChange{Old: old, New: next}, nil, nil)
+}
+
+// rewrap makes the record that replaces old.
+func rewrap(name string, old *seal.Record, unlock func(*seal.Record) (*seal.Key, error), change func(*seal.Record, *seal.Key) (*seal.Record, error)) (*seal.Record, error) {
 	key, err := unlock(old)
 	if err != nil {
-		return fmt.Errorf("volume %s: %w", name, err)
+		return nil, fmt.Errorf("volume %s: %w", name, err)
 	}
 	defer key.Wipe()
 	next, err := change(old, key)
 	if err != nil {
-		return fmt.Errorf("volume %s: %w", name, err)
+		return nil, fmt.Errorf("volume %s: %w", name, err)
 	}
-	return g.Do(ctx, name, "seal-change", SealChange{Old: old, New: next}, nil, nil)
+	return next, nil
 }

@@ -94,14 +94,9 @@ func (t *SharedTree) changeSeal(ctx context.Context, name string, unlock func(*s
 	if f.KeyID != "" && old.KeyID != f.KeyID {
 		return fmt.Errorf("volume %s: the admin server passes the key %s, the credentials know %s", name, old.KeyID, f.KeyID)
 	}
-	key, err := unlock(old)
+	next, err := rewrap(name, old, unlock, change)
 	if err != nil {
-		return fmt.Errorf("volume %s: %w", name, err)
-	}
-	defer key.Wipe()
-	next, err := change(old, key)
-	if err != nil {
-		return fmt.Errorf("volume %s: %w", name, err)
+		return err
 	}
 	text, err := json.Marshal(next)
 	if err != nil {
