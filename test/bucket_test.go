@@ -29,17 +29,7 @@ func mountBucket(t *testing.T, options ...string) *volume {
 		t.Fatal(err)
 	}
 	v.args = append([]string{"mount", "--foreground", fmt.Sprintf("s3://%s/part?endpoint=%s", name, endpoint), v.mnt}, options...)
-	t.Cleanup(func() {
-		if v.cmd != nil && !t.Failed() {
-			v.stop()
-		}
-		v.kill()
-		v.clear()
-		if err := os.RemoveAll(dir); err != nil {
-			t.Errorf("cleaning up: %v", err)
-		}
-	})
-	v.start()
+	v.serve()
 	return v
 }
 

@@ -32,17 +32,7 @@ func mountLocal(t *testing.T) *volume {
 		}
 	}
 	v.args = []string{"mount", "--foreground", "file://" + src, v.mnt}
-	t.Cleanup(func() {
-		if v.cmd != nil && !t.Failed() {
-			v.stop()
-		}
-		v.kill()
-		v.clear()
-		if err := os.RemoveAll(dir); err != nil {
-			t.Errorf("cleaning up: %v", err)
-		}
-	})
-	v.start()
+	v.serve()
 	return v
 }
 

@@ -174,6 +174,21 @@ func createVolume(t testing.TB, o options) *volume {
 	return v
 }
 
+// serve starts the server of what is no volume; the test's end stops it and clears up.
+func (v *volume) serve() {
+	v.t.Cleanup(func() {
+		if v.cmd != nil && !v.t.Failed() {
+			v.stop()
+		}
+		v.kill()
+		v.clear()
+		if err := os.RemoveAll(v.dir); err != nil {
+			v.t.Errorf("cleaning up: %v", err)
+		}
+	})
+	v.start()
+}
+
 // environ is the environment of massif.
 func (v *volume) environ() []string {
 	return append(append(os.Environ(), "MASSIF_HOME="+v.home), v.env...)
